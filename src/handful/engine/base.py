@@ -1,0 +1,70 @@
+"""A loaded causal language model, as the engine sees it. Knows nothing of prompts, methods or files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from handful.errors import ModelError
+
+
+@dataclass(frozen=True)
+class PathCheck:
+    """Which way forward passes take on a base, and why.
+
+    fast: packed trees with our attention; else padded batches with the model's own. largest_error: the
+    largest difference to the plain path over the largest absolute logit, as measured at load.
+    """
+
+    fast: bool
+    why: str
+    largest_error: float | None = None
+
+    def __str__(self) -> str:
+        return self.why
+
+
+@dataclass
+class Base:
+    """A frozen base: the model, its tokenizer and where it lies. The base `none` has neither.
+
+    facts go into the record (architecture, number of parameters). token_budget: tokens in one forward pass,
+    a power of two, chosen once per study.
+    """
+
+    model: Any
+    tokenizer: Any
+    device: torch.device
+    path: PathCheck
+    context_length: int | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    token_budget: int = 4096
+
+    @property
+    def network(self) -> nn.Module:
+        """The model. Raises ModelError on the base `none`."""
+        if self.model is None:
+            raise ModelError(
+                "this method needs a causal language model, but the study names the model `none`: "
+                'give it one, such as model = { checkpoint = "reviews-llama-5m" }'
+            )
+        return self.model  # type: ignore[no-any-return]
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The layers without the vocabulary head."""
+        decoder = self.network.get_decoder()  # type: ignore[operator]
+        return decoder if decoder is not None else self.network.base_model  # type: ignore[return-value]
+
+    @property
+    def head(self) -> nn.Module:
+        """The vocabulary head."""
+        return self.network.get_output_embeddings()  # type: ignore[operator, no-any-return]
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """[...] token ids -> [..., width]."""
+        return self.network.get_input_embeddings()(token_ids)  # type: ignore[operator, no-any-return]

@@ -1,0 +1,23 @@
+"""FAMILY of methods: what is learned from the labelled texts.
+
+The next one: a frozen dataclass with the methods of `method.Method` in a file of its own, and a line in
+METHODS. No other file mentions its knobs or its name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from handful.methods.full import Full
+from handful.methods.lora import LoRA
+from handful.methods.prompt_tuning import PromptTuning
+from handful.methods.tfidf import Tfidf
+from handful.methods.zero_shot import ZeroShot
+
+METHODS: dict[str, type[Any]] = {
+    "zero_shot": ZeroShot,
+    "prompt_tuning": PromptTuning,
+    "lora": LoRA,
+    "full": Full,
+    "tfidf": Tfidf,
+}

@@ -1,0 +1,83 @@
+"""Full fine-tuning: every weight of the base is trained, and put back afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from handful.engine.base import Base
+from handful.engine.graft import Graft, ParameterGroup
+from handful.errors import SpecError
+from handful.examples import Task
+from handful.methods.grafted import GraftTuned
+from handful.training import Recipe
+
+RECIPE = Recipe(learning_rate=1e-4, loss="answer", epochs=((200, 8), (1000, 4), (float("inf"), 2)))
+
+
+@dataclass(frozen=True)
+class Full:
+    """All weights, no adapter."""
+
+    name: ClassVar[str] = "full"
+
+    learning_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            raise SpecError(f"learning_rate must be above 0, got {self.learning_rate}")
+
+    def resolve(self, cell: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Fills the recipe."""
+        training = RECIPE.fill(cell, self.learning_rate)
+        return {**cell, "method": {"name": self.name, "learning_rate": training.pop("learning_rate")},
+                "training": training}  # fmt: skip
+
+    def check(self, context_length: int | None, max_tokens: int | None) -> None:
+        """Nothing that could fail."""
+
+    def passes(self) -> float:
+        """Forward passes' worth of work per training token: forward, activations, weights."""
+        return 3.0
+
+    def extra_tokens(self) -> int:
+        """Virtual tokens before a prompt."""
+        return 0
+
+    def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> GraftTuned:
+        """Trains the base itself; a copy of its weights restores it."""
+
+        def make() -> Graft:
+            network = base.network
+            kept: dict[str, Tensor] = {name: p.detach().clone() for name, p in network.named_parameters()}
+
+            def undo() -> None:
+                with torch.no_grad():
+                    for name, parameter in network.named_parameters():
+                        parameter.copy_(kept[name])
+
+            if saved is not None:
+                _load(network, saved)
+            trained = [parameter.requires_grad_(True) for parameter in network.parameters()]
+            return Graft([ParameterGroup(trained, self.learning_rate or RECIPE.learning_rate)], undo=undo)
+
+        return GraftTuned(base, task, make, lambda folder: base.network.save_pretrained(folder), None, saved)
+
+
+def _load(network: torch.nn.Module, folder: Path) -> None:
+    """Reads weights that `save` wrote into the network at hand."""
+    from safetensors.torch import load_file
+
+    weights: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        weights |= load_file(path)
+    own = dict(network.named_parameters())
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            if name in own:
+                own[name].copy_(tensor)

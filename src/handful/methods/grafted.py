@@ -1,0 +1,118 @@
+"""The one Tuned of all methods that put a graft on a causal LM, an empty one included.
+
+Knows no method by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from torch import nn
+
+from handful import progress
+from handful.engine.base import Base
+from handful.engine.graft import Graft
+from handful.engine.scoring import label_scores, normalise
+from handful.errors import ModelError
+from handful.examples import EncodedExample, Task
+from handful.training import Curve, TrainingSpec, fit_graft
+
+FORMAT = 1
+SCORING_FILE = "scoring.json"
+"""Beside the adapter: how its scores become labels."""
+
+
+class GraftTuned:
+    """A graft on a base. Leaving it takes the graft off and restores requires_grad and mode.
+
+    make: puts the method on the base and gives its graft. prior: [labels] from no text, added to the labels'
+    scores. write: saves the graft's parameters into a folder.
+    is_adapter: what it saves is small beside the base.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        task: Task,
+        make: Callable[[], Graft],
+        write: Callable[[Path], None],
+        prior: Callable[[Base, Task], np.ndarray] | None = None,
+        saved: Path | None = None,
+        is_adapter: bool = False,
+    ) -> None:
+        self.is_adapter = is_adapter
+        if not task.answer_texts:
+            raise ModelError(
+                "this method reads answers after a prompt, but the study's prompt has none: "
+                'name one, such as prompt = { name = "cloze" }'
+            )
+        self._base, self._task, self._write = base, task, write
+        self._before = _state(base.network)
+        self.offset = np.zeros(len(task.label_names))
+        if saved is not None:
+            self.offset = np.array(json.loads((saved / SCORING_FILE).read_text(encoding="utf-8"))["offset"])
+        elif prior is not None:
+            with progress.stage("prior"):
+                self.offset = prior(base, task)
+        base.network.eval()
+        self._graft = make()
+        self.num_trainable = self._graft.num_trainable
+
+    def fit(
+        self,
+        train: Sequence[EncodedExample],
+        selection: Sequence[EncodedExample],
+        training: TrainingSpec | None,
+        seed: int,
+    ) -> Curve:
+        """Trains the graft's parameters; without any, there is nothing to do."""
+        if not self._graft.parameters or training is None:
+            return Curve()
+        return fit_graft(self._base, self._graft, train, selection, training, seed, self.offset)
+
+    def predict(self, examples: Sequence[EncodedExample]) -> np.ndarray:
+        """[examples, labels] float64 log-probabilities, normalised over the labels."""
+        return normalise(label_scores(self._base, examples, self._graft, self._base.token_budget) + self.offset)
+
+    def save(self, folder: Path) -> None:
+        """The adapter in its own format, and beside it how its scores become labels."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._write(folder)
+        scoring = {
+            "format": FORMAT,
+            "label_names": list(self._task.label_names),
+            "answers": list(self._task.answer_texts),
+            "offset": self.offset.tolist(),
+        }
+        (folder / SCORING_FILE).write_text(json.dumps(scoring, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def __enter__(self) -> GraftTuned:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._graft.undo()
+        _restore(self._base.network, self._before)
+
+
+_State = tuple[dict[str, bool], dict[str, bool]]
+
+
+def _state(network: nn.Module) -> _State:
+    """Which parameters want gradients, and which modules are in training mode (peft's unload forgets both)."""
+    wants = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
+    return wants, {name: module.training for name, module in network.named_modules()}
+
+
+def _restore(network: nn.Module, before: _State) -> None:
+    wants, modes = before
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(wants[name])
+        parameter.grad = None
+    for name, module in network.named_modules():
+        module.training = modes[name]

@@ -1,0 +1,77 @@
+"""Zero-shot: the base reads the prompt and its label probabilities are taken as they are, or calibrated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from handful.calibration import batch_offset, contextual_offset
+from handful.engine.base import Base
+from handful.engine.graft import Graft
+from handful.engine.scoring import label_scores, normalise
+from handful.errors import RunError, SpecError
+from handful.examples import Task
+from handful.methods.grafted import GraftTuned
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """No labels, no training.
+
+    calibration: "contextual" takes out what the prompt answers to an empty text, "batch" what it answers on
+    average to `pool_size` training-side texts without their labels.
+    """
+
+    name: ClassVar[str] = "zero_shot"
+
+    calibration: Literal["none", "contextual", "batch"] = "none"
+    pool_size: int = 256
+
+    def __post_init__(self) -> None:
+        if self.pool_size < 1:
+            raise SpecError(f"pool_size must be at least 1, got {self.pool_size}")
+
+    def resolve(self, cell: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Reads no label and draws nothing, so that a grid that names it runs it once."""
+        method = {"name": self.name, "calibration": self.calibration}
+        if self.calibration == "batch":
+            method["pool_size"] = self.pool_size  # type: ignore[assignment]
+        return {**cell, "method": method, "training": None, "num_labels": 0, "seed": 0}
+
+    def check(self, context_length: int | None, max_tokens: int | None) -> None:
+        """Nothing that could fail."""
+
+    def passes(self) -> float:
+        """Forward passes' worth of work per training token."""
+        return 0.0
+
+    def extra_tokens(self) -> int:
+        """Virtual tokens before a prompt."""
+        return 0
+
+    def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> GraftTuned:
+        """An empty graft, and the prior of the chosen calibration."""
+        return GraftTuned(base, task, Graft, lambda folder: None, self._prior, saved)
+
+    def _prior(self, base: Base, task: Task) -> np.ndarray:
+        if self.calibration == "none":
+            return np.zeros(len(task.label_names))
+        if self.calibration == "contextual":
+            scores = normalise(label_scores(base, list(task.content_free), Graft(), base.token_budget))
+            return contextual_offset(scores)
+        return pool_prior(base, task, self.pool_size)
+
+
+def pool_prior(base: Base, task: Task, size: int) -> np.ndarray:
+    """[labels] offset from the first `size` unlabelled texts. Raises RunError when there are none."""
+    pool = [task.pool[index] for index in range(min(size, len(task.pool)))]
+    if not pool:
+        raise RunError(
+            "there are no unlabelled training-side texts to take the label prior from: give the data a test side "
+            'of its own (test_path or test_size), or use calibration = "contextual"'
+        )
+    return batch_offset(normalise(label_scores(base, pool, Graft(), base.token_budget)))

@@ -1,0 +1,31 @@
+"""FAMILY of bases: what a classifier grows from. One is resident at a time.
+
+The next one: a frozen dataclass with the methods of `model.Model`, and a line in MODELS.
+"""
+
+from __future__ import annotations
+
+import gc
+
+from handful import progress
+from handful.engine.base import Base
+from handful.models.causal_lm import CausalLM
+from handful.models.model import Model
+from handful.models.none import NoModel
+
+MODELS: dict[str, type[CausalLM] | type[NoModel]] = {"causal_lm": CausalLM, "none": NoModel}
+
+_resident: dict[tuple[Model, str], Base] = {}
+
+
+def resident(model: Model, device: str) -> Base:
+    """The loaded base; loads it, and lets another one go, only when it is not the one at hand."""
+    key = (model, device)
+    if key not in _resident:
+        if not isinstance(model, NoModel):
+            for other in [held for held in _resident if not isinstance(held[0], NoModel)]:
+                del _resident[other]
+            gc.collect()
+        with progress.stage("load"):
+            _resident[key] = model.load(device)
+    return _resident[key]

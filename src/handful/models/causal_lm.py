@@ -1,0 +1,221 @@
+"""Any Hugging Face causal language model: a name on the hub, a folder, or the base that ships.
+
+Loads safetensors only and runs no code from the checkpoint. fp32 on a CPU, bf16 on a GPU, unless the study
+says otherwise. Knows nothing of methods or prompts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from handful.engine.base import Base, PathCheck
+from handful.engine.check import check_path
+from handful.errors import ModelError, nearest
+from handful.identity import canonical_json, file_hash
+
+SHIPPED = ("reviews-llama-5m",)
+"""Bases inside the package, by name."""
+
+_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
+          "added_tokens.json", "chat_template.jinja", "vocab.json", "merges.txt")  # fmt: skip
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class CausalLM:
+    """A causal LM. checkpoint: a folder, a shipped name or a hub name. revision: a hub commit, or the hash
+    of a folder's files; filled when left out. dtype: of the weights.
+    """
+
+    name: ClassVar[str] = "causal_lm"
+
+    checkpoint: str = "reviews-llama-5m"
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    folder: str | None = field(default=None, metadata={"where": True})
+
+    def resolve(self) -> CausalLM:
+        """The same base by content. Raises ModelError when there is no such model or it cannot be loaded."""
+        folder, name, revision = self._find()
+        _check_folder(folder, name)
+        if revision is None:
+            revision = _content_hash(folder)
+        if self.revision is not None and self.revision != revision and not revision.startswith(self.revision):
+            raise ModelError(
+                f"the model {self.checkpoint!r} has revision {revision}, the study asks for {self.revision}: "
+                "take that revision's files, or leave revision out"
+            )
+        dtype = self.dtype
+        if dtype == "auto":
+            # bf16 without bf16 units is four times slower than fp32, so a CPU gets fp32.
+            dtype = "bfloat16" if torch.cuda.is_available() else "float32"
+        return dataclasses.replace(self, checkpoint=name, revision=revision, dtype=dtype, folder=str(folder))
+
+    def context_length(self) -> int | None:
+        """Tokens, from the configuration; None where the architecture sets no bound."""
+        config = self._text_config()
+        for key in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):
+            if isinstance(config.get(key), int):
+                return int(config[key])
+        return None
+
+    def shape(self) -> dict[str, Any]:
+        """The configuration of the text model, as plain data."""
+        return self._text_config()
+
+    def load_tokenizer(self) -> Any:
+        """The tokenizer alone. Raises ModelError when there is none."""
+        from transformers import AutoTokenizer
+
+        folder = self._folder()
+        try:
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except Exception as error:
+            raise ModelError(
+                f"the model {self.checkpoint!r} has no tokenizer that can be loaded ({_line(error)}): "
+                "save it into the same folder with tokenizer.save_pretrained(FOLDER)"
+            ) from None
+
+    def load(self, device: str = "cpu") -> Base:
+        """Weights and tokenizer on a device, with the packed way checked. Raises ModelError."""
+        from transformers import AutoModelForCausalLM
+
+        tokenizer = self.load_tokenizer()
+        dtype: torch.dtype = getattr(torch, self.dtype if self.dtype != "auto" else "float32")
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                self._folder(), dtype=dtype, trust_remote_code=False, use_safetensors=True
+            )
+        except Exception as error:
+            raise ModelError(
+                f"the model {self.checkpoint!r} cannot be loaded as a causal language model: {_line(error)}"
+            ) from None
+        model.to(device).eval()
+        config = model.config.get_text_config()
+        embeddings = model.get_input_embeddings().num_embeddings
+        if len(tokenizer) > embeddings:
+            raise ModelError(
+                f"the tokenizer of {self.checkpoint!r} has {len(tokenizer)} tokens, its model only {embeddings} "
+                "embeddings: they do not belong together"
+            )
+        facts = {
+            "architecture": config.model_type,
+            "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "num_layers": config.num_hidden_layers,
+            "width": config.hidden_size,
+            "vocabulary": embeddings,
+            "sliding_window": sliding_window(config),
+            "checkpoint": self.checkpoint,
+        }
+        base = Base(model, tokenizer, torch.device(device), PathCheck(False, "unchecked"), self.context_length(), facts)
+        base.path = check_path(base, dtype)
+        return base
+
+    def _find(self) -> tuple[Path, str, str | None]:
+        """(folder, name, hub commit or None). Downloads from the hub when it is no folder."""
+        if self.folder is not None:
+            return Path(self.folder), self.checkpoint, None
+        given = Path(self.checkpoint).expanduser()
+        if given.is_dir():
+            return given.resolve(), given.resolve().name, None
+        if self.checkpoint in SHIPPED:
+            return Path(str(resources.files("handful") / "assets" / self.checkpoint)), self.checkpoint, None
+        if given.is_file():
+            raise ModelError(f"the model {self.checkpoint!r} is a file: name the folder with its config.json")
+        if given.is_absolute() or self.checkpoint.startswith(".") or self.checkpoint.count("/") > 1:
+            raise ModelError(f"there is no model folder {self.checkpoint!r}: check the path")
+        return _download(self.checkpoint, self.revision)
+
+    def _folder(self) -> Path:
+        return Path(self.folder) if self.folder is not None else self._find()[0]
+
+    def _text_config(self) -> dict[str, Any]:
+        config = _read_config(self._folder(), self.checkpoint)
+        text = config.get("text_config")
+        return text if isinstance(text, dict) else config
+
+
+def _download(name: str, revision: str | None) -> tuple[Path, str, str | None]:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        folder = snapshot_download(
+            name, revision=revision, allow_patterns=["*.safetensors", "*.safetensors.index.json", *_FILES]
+        )
+    except GatedRepoError:
+        raise ModelError(
+            f"the model {name!r} is gated: accept its terms on its hub page, then log in with `hf auth login`"
+        ) from None
+    except (RepositoryNotFoundError, ValueError):
+        raise ModelError(
+            f"there is no model {name!r}, neither a folder, nor shipped ({', '.join(SHIPPED)}), nor on the hub."
+            f"{nearest(name, SHIPPED)}"
+        ) from None
+    except Exception as error:
+        raise ModelError(
+            f"the model {name!r} is no folder here and the hub cannot be reached ({_line(error)}): "
+            "download it where there is a network and name its folder with --model FOLDER"
+        ) from None
+    return Path(folder), name, Path(folder).name
+
+
+def _check_folder(folder: Path, name: str) -> None:
+    config = _read_config(folder, name)
+    if not list(folder.glob("*.safetensors")):
+        pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
+        if pickled:
+            raise ModelError(
+                f"the model {name!r} has pickled weights only ({', '.join(pickled[:3])}), which can run code when "
+                "they are loaded: convert them with model.save_pretrained(FOLDER) to safetensors"
+            )
+        raise ModelError(f"the model folder {name!r} has a config.json but no *.safetensors weights")
+    if "model_type" not in config:
+        raise ModelError(f"the config.json of {name!r} names no model_type: is it a Hugging Face model folder?")
+
+
+def _read_config(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"{name!r} is no model: its folder has no config.json. Name a Hugging Face model folder, such as one "
+            "written by model.save_pretrained(FOLDER)"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"the config.json of the model {name!r} cannot be read: {_line(error)}") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"the config.json of the model {name!r} is no table of settings")
+    return config
+
+
+def _content_hash(folder: Path) -> str:
+    """sha256 over the names and bytes of weights, configuration and tokenizer."""
+    names = [*_FILES, *sorted(path.name for path in folder.glob("*.safetensors"))]
+    files = {name: file_hash(folder / name) for name in names if (folder / name).is_file()}
+    return "sha256:" + hashlib.sha256(canonical_json(files).encode()).hexdigest()
+
+
+def sliding_window(config: Any) -> int | None:
+    """The window of the layers that have one, None where every layer sees everything."""
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if window is None or getattr(config, "use_sliding_window", True) is False:
+        return None
+    if kinds is not None and "sliding_attention" not in kinds:
+        return None
+    return int(window)
+
+
+def _line(error: Exception) -> str:
+    """The first line of a library's message, without the machine's paths being the whole of it."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__

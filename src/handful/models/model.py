@@ -1,0 +1,33 @@
+"""What every base looks like before its weights are loaded. Knows nothing of methods."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Protocol
+
+from handful.engine.base import Base
+
+
+class Model(Protocol):
+    """A frozen dataclass; its fields are its knobs in a study file."""
+
+    name: ClassVar[str]
+
+    def resolve(self) -> Model:
+        """The same base, named by content: revision and dtype filled. Reads no weights into memory."""
+        ...
+
+    def context_length(self) -> int | None:
+        """The longest sequence in tokens, from the configuration; None when it has none."""
+        ...
+
+    def shape(self) -> dict[str, Any]:
+        """The configuration's numbers (layers, width, ...); empty for no model."""
+        ...
+
+    def load_tokenizer(self) -> Any:
+        """The tokenizer alone, None for no model."""
+        ...
+
+    def load(self, device: str = "cpu") -> Base:
+        """Weights and tokenizer on a device."""
+        ...

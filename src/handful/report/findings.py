@@ -1,0 +1,130 @@
+"""A summary -> two or three plain sentences, every number in them from the records.
+
+Knows nothing of formats; a sentence is plain text, to be escaped by whoever shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from handful.report.wording import bounds, group_title, listed, percent, plural, points
+from handful.summary import Cell, Row, Summary
+
+
+def findings(summary: Summary) -> list[str]:
+    """What the numbers allow to say, most useful first; never empty."""
+    sentences = []
+    for rows in summary.groups:
+        found = _group_findings(rows, summary.columns)
+        if found and len(summary.groups) > 1:
+            found[0] = f"On {group_title(rows)}: {found[0]}"
+        sentences.extend(found)
+    return sentences + _unfinished(summary)
+
+
+def _group_findings(rows: Sequence[Row], columns: Sequence[int]) -> list[str]:
+    with_labels = [
+        number for number in columns
+        if any(row.cells[number].reads_labels and row.cells[number].accuracy for row in rows)
+    ]
+    if not with_labels:
+        return [
+            f"{row.label}, which reads no labels, reaches {_accuracy(row.cells[number])}."
+            for row in rows for number in columns[:1] if row.cells[number].accuracy
+        ]
+    sentences = [_best_sentence(rows, with_labels[-1]), _gain_sentence(rows, with_labels)]
+    if len(with_labels) > 1:
+        sentences.append(_best_sentence(rows, with_labels[0]))
+    return [sentence for sentence in sentences if sentence]
+
+
+def _best_sentence(rows: Sequence[Row], number: int) -> str:
+    """Who is best at a number of labels, and whom the data cannot tell from it."""
+    shown = [row for row in rows if row.cells[number].accuracy]
+    best = next(row for row in shown if row.cells[number].is_best)
+    at = f"With {plural(number, 'label')}"
+    which = "" if best.reads_labels else ", which reads none of them,"
+    if len(shown) == 1:
+        reached = _accuracy(best.cells[number])
+        return f"{at}, {best.label}{which} reaches {reached}; nothing stands beside it yet."
+    others = sorted((row for row in shown if row is not best), key=lambda row: -_estimate(row.cells[number]))
+    tied = [row for row in others if row.cells[number].ties_best]
+    below = [row for row in others if (versus := row.cells[number].versus_best) and versus.distinguishable]
+    sentence = f"{at}, {best.label}{which} has the best mean accuracy, {_accuracy(best.cells[number])}"
+    if tied:
+        named = [f"{row.label} ({percent(_estimate(row.cells[number]))} %)" for row in tied]
+        sentence += f"; these test texts cannot tell it apart from {listed(named)}"
+    if below:
+        nearest = below[0].cells[number].versus_best
+        assert nearest is not None and nearest.interval is not None
+        ahead = f"{100 * -nearest.interval.estimate:.1f} points"
+        ends = f"[{percent(-nearest.interval.high)}, {percent(-nearest.interval.low)}]"
+        sentence += f"; it is ahead of {below[0].label} by {ahead} {ends}"
+        if len(below) > 1:
+            sentence += f", and of {listed([row.label for row in below[1:]])}"
+    return sentence + "."
+
+
+def _gain_sentence(rows: Sequence[Row], columns: Sequence[int]) -> str:
+    """What labels bring over the best row that reads none."""
+    number = columns[-1]
+    shown = [row for row in rows if row.cells[number].accuracy]
+    unlabelled = [row for row in shown if not row.cells[number].reads_labels]
+    labelled = [row for row in shown if row.cells[number].reads_labels]
+    if not unlabelled or not labelled:
+        return ""
+    base = max(unlabelled, key=lambda row: _estimate(row.cells[number]))
+    top = max(labelled, key=lambda row: _estimate(row.cells[number]))
+    gain = next(
+        (versus for versus in top.cells[number].versus_no_labels if versus.other == base.label), None)
+    if gain is None or gain.interval is None:
+        return ""
+    sentence = (
+        f"Against {base.label} without labels, {_accuracy(base.cells[number])}, the difference of "
+        f"{top.label} with {plural(number, 'label')} is {points(gain.interval)} points"
+    )
+    if not gain.distinguishable:
+        return f"{sentence}, which these test texts cannot tell from none."
+    above = [
+        (column, row.label)
+        for column in columns for row in labelled if _is_above(row.cells[column], base.label)
+    ]
+    if above and len(columns) > 1:
+        sentence += f"; the fewest labels that bring a clear gain are {above[0][0]:,} ({above[0][1]})"
+    return sentence + "."
+
+
+def _is_above(cell: Cell, other: str) -> bool:
+    return any(
+        versus.other == other and versus.distinguishable and versus.interval and versus.interval.estimate > 0
+        for versus in cell.versus_no_labels
+    )
+
+
+def _unfinished(summary: Summary) -> list[str]:
+    failed, missing, planned = summary.num_failed, summary.num_missing, summary.num_planned
+    if not planned:
+        return ["The plan holds no cells."]
+    if failed == planned:
+        return [f"All {plural(planned, 'planned run')} failed: the reasons are below."]
+    if not summary.has_results:
+        counts = f"{plural(planned, 'run')} planned, {failed:,} failed, {missing:,} missing"
+        return [f"Nothing has finished yet: {counts}."]
+    if not failed and not missing:
+        return []
+    words = [f"{failed:,} failed"] if failed else []
+    words += [f"{missing:,} {'is' if missing == 1 else 'are'} missing"] if missing else []
+    return [f"Of {plural(planned, 'planned run')} {' and '.join(words)}: this may change what is said here."]
+
+
+def _accuracy(cell: Cell) -> str:
+    assert cell.accuracy is not None
+    text = f"{percent(cell.accuracy.estimate)} % {bounds(cell.accuracy)}"
+    if cell.status == "partial":
+        text += f", {cell.num_seeds_finished} of {plural(cell.num_seeds_planned, 'seed')}"
+    return text
+
+
+def _estimate(cell: Cell) -> float:
+    assert cell.accuracy is not None
+    return cell.accuracy.estimate

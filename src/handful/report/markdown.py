@@ -1,0 +1,93 @@
+"""A summary -> GitHub-flavoured Markdown with the same table, findings and provenance as the page.
+
+Knows nothing of files, but for the name of the figure beside it. Texts from records are escaped: they can
+make neither markup nor HTML.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from handful.report.findings import findings
+from handful.report.wording import (
+    bounds,
+    cost_table,
+    differences_table,
+    facts_table,
+    footnotes,
+    group_title,
+    mark,
+    numbers_table,
+    percent,
+    printable,
+    progress,
+    protocol_lines,
+    provenance_lines,
+    row_title,
+    state,
+    unfinished_lines,
+)
+from handful.summary import Cell, Summary
+
+
+def render(summary: Summary) -> str:
+    """The report as Markdown text; it shows accuracy.svg when a cell has an accuracy."""
+    blocks = [f"# {_escape(summary.name)}", f"{progress(summary)}."]
+    blocks.append(" ".join(_escape(sentence) for sentence in findings(summary)))
+    blocks.append(_pairs(protocol_lines(summary)))
+    if summary.has_results:
+        blocks.append("![Accuracy against number of labels](accuracy.svg)")
+    blocks.append("## Accuracy")
+    for rows in summary.groups:
+        if len(summary.groups) > 1:
+            blocks.append(f"### {_escape(group_title(rows))}")
+        head = ["method", *(f"N = {num_labels:,}" for num_labels in summary.columns)]
+        body = [[_escape(row_title(row)), *(_cell(row.cells[n]) for n in summary.columns)] for row in rows]
+        blocks.append(_table(head, body))
+    blocks.append("\n".join(f"- {_escape(note)}" for note in footnotes(summary)))
+    for title, entries in (("Failed", summary.failures), ("Missing", summary.missing)):
+        if entries:
+            lines = [
+                f"- {_escape(where)}" + (f": {_escape(reason)}" if reason else "")
+                for where, reason in unfinished_lines(entries)
+            ]
+            blocks += [f"## {title}", "\n".join(lines)]
+    for title, (columns, body) in (
+        ("Costs", cost_table(summary)),
+        ("Texts", facts_table(summary)),
+        ("All numbers", numbers_table(summary)),
+        ("Paired differences", differences_table(summary)),
+    ):
+        if body:
+            escaped = [[_escape(value) for value in row] for row in body]
+            blocks += [f"## {title}", _table([_escape(name) for name in columns], escaped)]
+    blocks += ["## How it was made", _pairs(provenance_lines(summary))]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _cell(cell: Cell) -> str:
+    words = []
+    if cell.accuracy is not None:
+        estimate = percent(cell.accuracy.estimate)
+        words.append(f"{f'**{estimate}**' if cell.is_best else estimate} {_escape(bounds(cell.accuracy))}")
+        if mark(cell):
+            words.append(f"*{mark(cell)}*")
+    if state(cell):
+        words.append(f"({state(cell)})" if words else state(cell))
+    return " ".join(words)
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(f"- {what}: {_escape(how)}" for what, how in pairs)
+
+
+def _escape(text: str) -> str:
+    text = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    # An underscore inside a word is no emphasis in GitHub's Markdown, and method names are full of them.
+    return re.sub(r"[\\`*\[\]|~#]|(?<!\w)_|_(?!\w)", lambda found: "\\" + found.group(), text)

@@ -1,0 +1,418 @@
+"""Numbers of a summary -> the words and figures that all three formats share.
+
+Knows nothing of terminals, Markdown or HTML, and escapes nothing: whoever shows a text escapes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from handful.identity import canonical_json
+from handful.statistics import Interval
+from handful.summary import Cell, Difference, Protocol, Row, Summary, Unfinished
+
+NO_LABELS_MARK = "\N{DAGGER}"
+DASH = "\N{EN DASH}"
+ABSENT = DASH
+"""Stands where the records hold no number."""
+
+
+# -- single values ------------------------------------------------------------------------------------------
+
+
+def percent(fraction: float) -> str:
+    """0.7853 -> "78.5"."""
+    return f"{100 * fraction:.1f}"
+
+
+def bounds(interval: Interval) -> str:
+    """The ends in percent: "[75.1, 81.6]"."""
+    return f"[{percent(interval.low)}, {percent(interval.high)}]"
+
+
+def points(interval: Interval) -> str:
+    """A difference in percentage points with its ends: "+5.2 [2.1, 8.3]"."""
+    return f"{100 * interval.estimate:+.1f} {bounds(interval)}"
+
+
+def count(value: float | None) -> str:
+    """A number of things with thousands separated; `ABSENT` for None."""
+    return ABSENT if value is None else f"{value:,.0f}"
+
+
+def extent(values: tuple[int, int] | None) -> str:
+    """"1,024", or "1,024-2,048" with an en dash when smallest and largest differ."""
+    if values is None:
+        return ABSENT
+    low, high = values
+    return count(low) if low == high else f"{count(low)}{DASH}{count(high)}"
+
+
+def seconds(value: float | None) -> str:
+    """"0.31 s", "12 s", "5 min 20 s", "2 h 05 min"."""
+    if value is None:
+        return ABSENT
+    if value < 9.95:
+        return f"{value:.2g} s" if value < 1 else f"{value:.1f} s"
+    whole = round(value)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def rate(value: float | None) -> str:
+    """Texts per second, to two digits when slow."""
+    if value is None:
+        return ABSENT
+    return count(value) if value >= 10 else f"{value:.2g}"
+
+
+def size(num_bytes: float | None) -> str:
+    """Bytes in decimal units: "13.4 MB"."""
+    if num_bytes is None:
+        return ABSENT
+    value, units = float(num_bytes), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.0f} {units[0]}" if units[0] == "B" or value >= 99.5 else f"{value:.1f} {units[0]}"
+
+
+def sizes(values: tuple[int, int] | None) -> str:
+    """A size, or smallest and largest when they read differently."""
+    if values is None:
+        return ABSENT
+    low, high = size(values[0]), size(values[1])
+    return low if low == high else f"{low}{DASH}{high}"
+
+
+def decimals(value: float | None) -> str:
+    """Three decimals: for log loss, F1 and calibration error."""
+    return ABSENT if value is None else f"{value:.3f}"
+
+
+def p_value(value: float | None) -> str:
+    """"0.031", "< 0.001"."""
+    if value is None:
+        return ABSENT
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def plain(value: Any) -> str:
+    """Text as it is, anything else as its canonical JSON."""
+    return value if isinstance(value, str) else canonical_json(value)
+
+
+def distinct_values(values: Sequence[Any]) -> str:
+    """Numbers as "3" or a span, anything else side by side; `ABSENT` for none."""
+    numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    if not values:
+        return ABSENT
+    if len(numbers) == len(values):
+        low, high = min(numbers), max(numbers)
+        return f"{low:,}" if low == high else f"{low:,}{DASH}{high:,}"
+    return ", ".join(plain(value) for value in values)
+
+
+def leaves(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """[(dotted name, value)] of nested mappings; a single ("", value) for anything else."""
+    if not isinstance(value, Mapping):
+        return [(prefix, plain(value))]
+    return [
+        leaf for name, item in value.items()
+        for leaf in leaves(item, f"{prefix}.{name}" if prefix else str(name))
+    ]
+
+
+def part_name(part: Any) -> str:
+    """A short name of a resolved prompt, model or data section: its checkpoint or name."""
+    if isinstance(part, Mapping):
+        for key in ("checkpoint", "name", "path"):
+            if part.get(key):
+                return plain(part[key])
+    return plain(part)
+
+
+def printable(text: str) -> str:
+    """The text without control characters, escape sequences and lone surrogates; line ends become spaces."""
+    spaced = " ".join(text.split())
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in spaced)
+
+
+def listed(items: Sequence[str], limit: int = 4) -> str:
+    """"a", "a and b", "a, b and c", "a, b, c, d and 3 more"."""
+    shown = list(items) if len(items) <= limit else [*items[:limit], f"{len(items) - limit} more"]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+
+
+def plural(number: int, noun: str) -> str:
+    """"1 seed", "2 seeds"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+# -- cells and rows -----------------------------------------------------------------------------------------
+
+
+def state(cell: Cell) -> str:
+    """What keeps a cell from being whole: "failed", "1 of 2 seeds failed", "missing"; empty for nothing."""
+    total, failed, missing = cell.num_seeds_planned, cell.num_seeds_failed, cell.num_seeds_missing
+    if cell.status == "not planned":
+        return "not planned"
+    if failed == missing == 0:
+        return ""
+    if failed == total:
+        return "failed"
+    if missing == total:
+        return "missing"
+    if failed and missing:
+        return f"{failed} of {total} seeds failed, {missing} missing"
+    return f"{failed or missing} of {total} seeds {'failed' if failed else 'missing'}"
+
+
+def mark(cell: Cell) -> str:
+    """"best", "tie" or nothing."""
+    return "best" if cell.is_best else "tie" if cell.ties_best else ""
+
+
+def row_title(row: Row) -> str:
+    """The row's label, marked when it reads no labels."""
+    return row.label if row.reads_labels else f"{row.label} {NO_LABELS_MARK}"
+
+
+def verdict(difference: Difference) -> str:
+    """What a difference lets one say, in one word or two."""
+    known = difference.distinguishable
+    return "not compared" if known is None else "differs" if known else "tie"
+
+
+def group_title(rows: Sequence[Row]) -> str:
+    """A name for the data that the rows of a group share."""
+    return part_name(rows[0].asked.get("data") or rows[0].spec.get("data") or "")
+
+
+# -- lists --------------------------------------------------------------------------------------------------
+
+
+def unfinished_lines(entries: Iterable[Unfinished]) -> list[tuple[str, str]]:
+    """[(row and its cells, reason)]: runs of one row with one reason stand together."""
+    found: dict[tuple[str, str], dict[int, list[int | None]]] = {}
+    for entry in entries:
+        by_number = found.setdefault((entry.row, entry.reason), {})
+        by_number.setdefault(entry.num_labels, []).append(entry.seed)
+    lines = []
+    for (row, reason), by_number in found.items():
+        cells = []
+        for num_labels, seeds in by_number.items():
+            known = [str(seed) for seed in seeds if seed is not None]
+            if not known:
+                cells.append("reads no labels")
+            else:
+                cells.append(f"{num_labels:,} labels (seed{'s' * (len(known) > 1)} {', '.join(known)})")
+        lines.append((f"{row}: {', '.join(cells)}", reason))
+    return lines
+
+
+def progress(summary: Summary) -> str:
+    """"22 of 24 runs finished, 1 failed, 1 missing"."""
+    words = [f"{summary.num_finished:,} of {plural(summary.num_planned, 'run')} finished"]
+    if summary.num_failed:
+        words.append(f"{summary.num_failed:,} failed")
+    if summary.num_missing:
+        words.append(f"{summary.num_missing:,} missing")
+    return ", ".join(words)
+
+
+def footnotes(summary: Summary) -> list[str]:
+    """What a reader of the table must know: the interval, what N counts, the marks."""
+    cells = [cell for row in summary.rows for cell in row.cells.values()]
+    kinds = {cell.interval_kind for cell in cells}
+    notes = []
+    if summary.has_results:
+        notes.append(f"Accuracy in % on {tests_text(summary.protocol)}: mean over seeds [95 % interval].")
+    if "crossed" in kinds:
+        notes.append(
+            "Interval of a mean over seeds: training seeds and test texts both count as sampled (two-way "
+            "random effects)."
+        )
+    if "wilson" in kinds:
+        notes.append(
+            "Interval of a single run: Wilson's score interval; it covers the sampling of test texts only."
+        )
+    notes.append(
+        "N counts every labelled text that is read before the test: training and selection"
+        + (f" ({splits_text(summary.protocol)})." if summary.protocol.splits else ".")
+    )
+    if any(cell.versus_best is not None for cell in cells):
+        notes.append(
+            "best: largest mean accuracy of its column. tie: cannot be told apart from it (the 95 % interval "
+            "of the paired difference includes 0; one run on either side: exact McNemar p of 0.05 or "
+            "more). Not corrected for the number of comparisons."
+        )
+    if any(not row.reads_labels for row in summary.rows):
+        notes.append(f"{NO_LABELS_MARK} reads no labels: the same run is repeated across its row.")
+    baselines = [row.label for row in summary.rows if not row.uses_model]
+    if baselines:
+        notes.append(f"Without a language model: {listed(baselines)}.")
+    if any(cell.status == "not planned" for cell in cells):
+        notes.append("not planned: the study does not ask for this cell.")
+    if summary.protocol.num_chosen_on_test:
+        notes.append(
+            f"{plural(summary.protocol.num_chosen_on_test, 'finished run')} chose on the test texts: the "
+            "accuracy of those is optimistic."
+        )
+    return notes + list(summary.notes)
+
+
+# -- protocol -----------------------------------------------------------------------------------------------
+
+
+def tests_text(protocol: Protocol) -> str:
+    """"2,000 test texts", "1,950 to 2,000 test texts"."""
+    return f"{distinct_values(protocol.num_test)} test texts"
+
+
+def splits_text(protocol: Protocol) -> str:
+    """"50 = 40 + 10; 16 = 16 + 0": training plus selection, as drawn."""
+    return "; ".join(
+        " or ".join(f"{num_labels:,} = {train:,} + {selection:,}" for train, selection in sizes)
+        for num_labels, sizes in protocol.splits.items()
+    )
+
+
+def protocol_lines(summary: Summary) -> list[tuple[str, str]]:
+    """[(what, how)]: the facts under which the numbers were made."""
+    protocol = summary.protocol
+    shared = {True: ", the same for every run", False: ", not the same for every run", None: ""}
+    lines = [("N counts", "training and selection texts")]
+    if protocol.splits:
+        lines.append(("Training + selection", splits_text(protocol)))
+    if protocol.chosen_by:
+        rules = [f"{rule} ({plural(number, 'run')})" for rule, number in protocol.chosen_by.items()]
+        lines.append(("Update kept by", listed(rules, limit=len(rules))))
+    lines.append(("Seeds", ", ".join(map(str, protocol.seeds)) or ABSENT))
+    tested = tests_text(protocol) + shared[protocol.test_texts_shared] if protocol.num_test else ABSENT
+    lines.append(("Tested on", tested))
+    if summary.label_names:
+        lines.append(("Labels", ", ".join(summary.label_names)))
+    for what, parts in (("Data", protocol.data), ("Model", protocol.models), ("Prompt", protocol.prompts)):
+        names = dict.fromkeys(part_name(part) for part in parts)
+        lines.append((what, ", ".join(names) if names else "none"))
+    lines.append(("Choices made on test texts", count(protocol.num_chosen_on_test)))
+    return lines
+
+
+def provenance_lines(summary: Summary) -> list[tuple[str, str]]:
+    """[(what, value)]: command, versions, revisions, device and date, as the records give them."""
+    made = summary.provenance
+    lines = [("Command", made.command or ABSENT)]
+    if made.finished_at:
+        first, last = made.finished_at[0], made.finished_at[-1]
+        lines.append(("Finished", first if first == last else f"{first} to {last}"))
+    for what, values in (
+        ("Device", made.devices), ("Host", made.hosts), ("Git", made.git), ("Engine", made.paths),
+        ("Note", (*made.plan_notes, *made.notes)),
+    ):
+        lines.extend((what, value) for value in values)
+    for what, parts in (
+        ("Data", summary.protocol.data), ("Model", summary.protocol.models),
+        ("Prompt", summary.protocol.prompts), ("Training", summary.protocol.training),
+    ):
+        lines.extend((what, assignments(part)) for part in parts)
+    if made.settings:
+        lines.append(("Execution", assignments(made.settings)))
+    if made.versions:
+        packages = [f"{package} {' and '.join(versions)}" for package, versions in made.versions.items()]
+        lines.append(("Versions", ", ".join(packages)))
+    return lines
+
+
+def assignments(part: Any) -> str:
+    """"name = imdb; test_size = 2000" of a resolved section."""
+    return "; ".join(f"{name} = {value}" if name else value for name, value in leaves(part))
+
+
+# -- costs, facts, all numbers ------------------------------------------------------------------------------
+
+
+def cost_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    """(head, rows): training time at each N, and what a row costs at any N."""
+    head = ["method", "trained parameters", "adapter", "test texts / s", "peak memory", "engine path"]
+    head[1:1] = [f"train, N = {num_labels:,}" for num_labels in summary.columns]
+    table = []
+    for row in summary.rows:
+        cells = list(row.cells.values())
+        trained = [number for cell in cells for number in cell.num_trainable or ()]
+        adapters = [number for cell in cells for number in cell.adapter_bytes or ()]
+        rates = [cell.test_texts_per_second for cell in cells if cell.test_texts_per_second is not None]
+        memory = [cell.peak_memory_bytes for cell in cells if cell.peak_memory_bytes is not None]
+        fast, slow = rate(max(rates, default=None)), rate(min(rates, default=None))
+        table.append([
+            row_title(row),
+            *(seconds(row.cells[num_labels].train_seconds) for num_labels in summary.columns),
+            extent((min(trained), max(trained)) if trained else None),
+            sizes((min(adapters), max(adapters)) if adapters else None),
+            slow if slow == fast else f"{slow}{DASH}{fast}",
+            size(max(memory, default=None)),
+            ", ".join(row.engine_paths) or ABSENT,
+        ])
+    return head, table
+
+
+def facts_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    """(head, rows): duplicates, cut texts and whatever else the records note; no rows for nothing."""
+    names = list(dict.fromkeys(name for row in summary.rows for name in row.facts))
+    if not names:
+        return ["method"], []
+    head = ["method", *(name.removeprefix("num_").replace("_", " ") for name in names)]
+    return head, [
+        [row_title(row), *(distinct_values(row.facts.get(name, ())) for name in names)]
+        for row in summary.rows
+    ]
+
+
+def numbers_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    """(head, rows): every cell with all its metrics, seed by seed where they differ."""
+    head = [
+        "method", "N", "seeds", "accuracy %", "each seed", "macro F1", "log loss (nats)", "calibration error",
+        "updates kept", "state",
+    ]
+    table = []
+    for row in summary.rows:
+        for num_labels, cell in row.cells.items():
+            mean = cell.accuracy
+            table.append([
+                row_title(row),
+                count(num_labels),
+                f"{cell.num_seeds_finished} of {cell.num_seeds_planned}" if cell.runs else ABSENT,
+                f"{percent(mean.estimate)} {bounds(mean)}" if mean else ABSENT,
+                ", ".join(percent(value) for value in cell.accuracies) or ABSENT,
+                decimals(cell.macro_f1),
+                decimals(cell.log_loss),
+                decimals(cell.calibration_error),
+                ", ".join(map(str, cell.chosen_updates)) or ABSENT,
+                state(cell) or "finished",
+            ])
+    return head, table
+
+
+def differences_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    """(head, rows): every paired difference that was computed, in percentage points."""
+    head = ["method", "N", "against", "difference, points", "p (McNemar)", "seeds", "test texts", "verdict"]
+    table = []
+    for row in summary.rows:
+        for num_labels, cell in row.cells.items():
+            compared = [difference for difference in (cell.versus_best, *cell.versus_no_labels) if difference]
+            for difference in dict.fromkeys(compared):
+                table.append([
+                    row_title(row),
+                    count(num_labels),
+                    difference.other,
+                    points(difference.interval) if difference.interval else ABSENT,
+                    p_value(difference.p_value),
+                    count(difference.num_seeds),
+                    count(difference.num_texts),
+                    verdict(difference),
+                ])
+    return head, table

@@ -1,0 +1,101 @@
+"""THE LINE: one run from spec to record, top to bottom, one station a statement.
+
+The same for every method, with a base or without. Knows nothing of grids, folders or terminals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from handful import models as bases
+from handful import progress
+from handful.data import load_dataset
+from handful.data.sampling import draw_split
+from handful.engine.base import Base
+from handful.evaluation import metrics
+from handful.examples import Encoded
+from handful.identity import derive_seed, text_hash
+from handful.prompts.encoding import encode
+from handful.results import Predictions, RunRecord
+from handful.spec import RunSpec
+from handful.training import Curve
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Where a run happens; nothing here is part of its identity.
+
+    token_budget: tokens in one forward pass, a power of two, chosen once per study.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    token_budget: int = 4096
+    save: str = "adapters"
+
+
+def run(
+    spec: RunSpec, settings: RunSettings, adapter_folder: Path | None = None
+) -> tuple[RunRecord, Predictions]:
+    """One cell. The record has no `execution` yet. Raises HandfulError or whatever a library raises."""
+    base = bases.resident(spec.model, settings.device)
+    base.token_budget = settings.token_budget
+    dataset = load_dataset(spec.data)
+    split = draw_split(dataset, spec.num_labels, seed=derive_seed(spec.seed, "sample"))
+    with progress.stage("encode"):
+        encoded = encode(split, spec.prompt, base.tokenizer)
+    with spec.method.attach(base, encoded.task, seed=derive_seed(spec.seed, "init")) as tuned:
+        with progress.stage("train"):
+            curve = tuned.fit(encoded.train, encoded.selection, spec.training, seed=derive_seed(spec.seed, "shuffle"))
+        with progress.stage("test"):
+            log_probabilities = tuned.predict(encoded.test)
+        learned = {"num_trainable": tuned.num_trainable} | _saved(tuned, settings, adapter_folder)
+    predictions = _predictions(encoded, log_probabilities)
+    return _record(spec, base, encoded, split.facts, curve, learned, predictions), predictions
+
+
+def _predictions(encoded: Encoded, log_probabilities: np.ndarray) -> Predictions:
+    ids = tuple(example.id for example in encoded.test)
+    return Predictions(ids, np.array([example.label for example in encoded.test]), log_probabilities)
+
+
+def _saved(tuned: Any, settings: RunSettings, folder: Path | None) -> Mapping[str, int]:
+    """Saves what was learned, where the study wants it and it is an adapter; gives its size."""
+    if folder is None or settings.save == "none" or (settings.save == "adapters" and not tuned.is_adapter):
+        return {}
+    tuned.save(folder)
+    return {"adapter_bytes": sum(path.stat().st_size for path in folder.rglob("*.safetensors"))}
+
+
+def _record(
+    spec: RunSpec,
+    base: Base,
+    encoded: Encoded,
+    split_facts: Mapping[str, Any],
+    curve: Curve,
+    learned: Mapping[str, Any],
+    predictions: Predictions,
+) -> RunRecord:
+    ids = [example.id for example in encoded.test]
+    return RunRecord(
+        spec_id=spec.spec_id,
+        spec=spec.as_dict(),
+        status="finished",
+        label_names=encoded.task.label_names,
+        sample={
+            "train_ids": [example.id for example in encoded.train],
+            "selection_ids": [example.id for example in encoded.selection],
+            "num_test": len(ids),
+            "test_ids_sha256": text_hash("\n".join(ids)),
+        },
+        curve=curve.as_dict(),
+        metrics=metrics(predictions.log_probabilities, predictions.labels),
+        learned=learned,
+        engine={"path": "none" if base.model is None else "fast" if base.path.fast else "plain", "why": str(base.path)},
+        facts={**base.facts, **split_facts, **encoded.facts},
+    )

@@ -1,0 +1,408 @@
+"""What a run is: RunSpec holds all that changes its numbers, StudySpec a grid of them.
+
+Reads a study file (TOML), checks every section against the dataclass that owns it, and reports all
+problems at once, before any model loads. Where a run happens (device, threads, folders) is not here.
+Knows nothing of records or of how a run is done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from handful import data as data_family
+from handful import identity
+from handful import models as model_family
+from handful import prompts as prompt_family
+from handful.data.source import DataSource
+from handful.errors import HandfulError, SpecError, nearest
+from handful.methods import METHODS
+from handful.methods.method import Method
+from handful.models.model import Model
+from handful.prompts.prompt import Prompt
+from handful.training import TrainingSpec
+
+SECTIONS = ("data", "model", "prompt", "method", "training", "num_labels", "seed")
+FAMILIES: Mapping[str, Mapping[str, type]] = {
+    "data": data_family.DATA,
+    "model": model_family.MODELS,
+    "prompt": prompt_family.PROMPTS,
+    "method": METHODS,
+}
+DEFAULT_NAMES = {"model": "causal_lm"}
+DEFAULTS: Mapping[str, Any] = {
+    "model": {"name": "causal_lm", "checkpoint": "reviews-llama-5m"},
+    "prompt": {"name": "cloze"},
+    "training": {},
+    "num_labels": 0,
+    "seed": 0,
+}
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One cell, resolved: two equal specs give the same record.
+
+    training is None for methods that have no updates; num_labels counts every labelled text that is
+    read before the test.
+    """
+
+    data: DataSource
+    model: Model
+    prompt: Prompt
+    method: Method
+    training: TrainingSpec | None
+    num_labels: int
+    seed: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data with every open value filled, without what only says where things lie."""
+        plain: dict[str, Any] = {
+            "data": member_dict(self.data),
+            "model": member_dict(self.model),
+            "prompt": member_dict(self.prompt),
+            "method": member_dict(self.method),
+        }
+        if self.training is not None:
+            plain["training"] = member_dict(self.training)
+        return plain | {"num_labels": self.num_labels, "seed": self.seed}
+
+    @property
+    def spec_id(self) -> str:
+        """16 hex digits over `as_dict`."""
+        return identity.spec_id(self.as_dict())
+
+
+@dataclass(frozen=True)
+class ExecutionSpec:
+    """Where and how a study runs; nothing here changes a number beyond rounding."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = None
+    token_budget: int | None = None
+    save: Literal["adapters", "all", "none"] = "adapters"
+
+    def __post_init__(self) -> None:
+        if self.token_budget is not None and (self.token_budget < 64 or self.token_budget.bit_count() != 1):
+            raise SpecError(f"token_budget must be a power of two from 64, got {self.token_budget}")
+        if self.threads is not None and self.threads < 1:
+            raise SpecError(f"threads must be at least 1, got {self.threads}")
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """A study as asked: its name, its cells in the order of the file, where it runs, and its notes."""
+
+    name: str
+    cells: tuple[Mapping[str, Any], ...]
+    execution: ExecutionSpec = field(default_factory=ExecutionSpec)
+    notes: tuple[str, ...] = ()
+
+
+# -- reading a study file ------------------------------------------------------------------------------
+
+
+def preset_names() -> list[str]:
+    """The study files that ship, by name."""
+    folder = resources.files("handful") / "presets"
+    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def read_study(file_or_preset: str, model: str | None = None) -> StudySpec:
+    """The study of a TOML file or of a preset. `model` replaces the checkpoint of every base.
+
+    Raises SpecError with every problem found: unknown keys, values of the wrong type, empty grids.
+    """
+    text, source = _study_text(file_or_preset)
+    try:
+        plain = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"is not TOML: {error}", source) from None
+    problems: list[str] = []
+    study = _study_from(plain, model, problems)
+    if problems or study is None:
+        raise SpecError(list(dict.fromkeys(problems)), source)
+    return study
+
+
+def _study_text(file_or_preset: str) -> tuple[str, str]:
+    path = Path(file_or_preset)
+    if path.is_file():
+        try:
+            return path.read_text(encoding="utf-8"), str(path)
+        except UnicodeDecodeError:
+            raise SpecError(f"{path} is not UTF-8 text, so it is no TOML study file") from None
+        except OSError as error:
+            raise SpecError(f"{path} cannot be read: {error.strerror}") from None
+    names = preset_names()
+    if file_or_preset in names:
+        return (resources.files("handful") / "presets" / f"{file_or_preset}.toml").read_text("utf-8"), (
+            f"preset {file_or_preset}"
+        )
+    raise SpecError(
+        f"there is no study file and no preset {file_or_preset!r}.{nearest(file_or_preset, names)} "
+        f"Presets: {', '.join(names)}"
+    )
+
+
+def _study_from(plain: Mapping[str, Any], model: str | None, problems: list[str]) -> StudySpec | None:
+    known = {"name", "notes", "fixed", "grid", "execution"}
+    for key in plain.keys() - known:
+        problems.append(f"unknown key {key!r}.{nearest(key, known)} A study file has {', '.join(sorted(known))}")
+    name = plain.get("name")
+    if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
+        problems.append(f'name must be a text without "/", got {name!r}, such as name = "my-study"')
+        name = "study"
+    notes = plain.get("notes", [])
+    if not isinstance(notes, list) or not all(isinstance(line, str) for line in notes):
+        problems.append(f"notes must be a list of texts, got {notes!r}")
+        notes = []
+    fixed, grid = plain.get("fixed", {}), plain.get("grid", {})
+    for part, table in (("fixed", fixed), ("grid", grid)):
+        if not isinstance(table, dict):
+            problems.append(f"[{part}] must be a table, got {table!r}")
+            return None
+        for key in table.keys() - set(SECTIONS):
+            problems.append(f"unknown key {part}.{key}.{nearest(key, SECTIONS)} Known: {', '.join(SECTIONS)}")
+    for key in fixed.keys() & grid.keys():
+        problems.append(f"{key} stands in [fixed] and in [grid]: keep one of them")
+    for key, values in grid.items():
+        if not isinstance(values, list):
+            problems.append(f"grid.{key} must be a list of values, got {values!r}. Did you mean {key} = [{values!r}]?")
+        elif not values:
+            problems.append(f"grid.{key} is an empty list: give it at least one value")
+    for key in ("data", "method"):
+        if key not in fixed and key not in grid:
+            problems.append(f"{key} is missing: name it in [fixed] or [grid], such as {key} = {_example(key)}")
+    execution = build(ExecutionSpec, plain.get("execution", {}), "execution", problems)
+    if problems:
+        return None
+    axes = [(key, grid[key] if key in grid else [fixed.get(key, DEFAULTS.get(key))]) for key in SECTIONS]
+    cells = []
+    for values in itertools.product(*(values for _, values in axes)):
+        cell = {key: _named(key, value) for (key, _), value in zip(axes, values, strict=True)}
+        if model is not None and isinstance(cell["model"], dict) and cell["model"].get("name") != "none":
+            cell["model"] = {k: v for k, v in cell["model"].items() if k != "revision"} | {"checkpoint": model}
+        cells.append(cell)
+    for cell in cells:
+        check_cell(cell, problems)
+    assert execution is not None or problems
+    return StudySpec(name, tuple(cells), execution or ExecutionSpec(), tuple(notes))
+
+
+def _named(key: str, value: Any) -> Any:
+    """`"tfidf"` means `{name = "tfidf"}`; a model table may leave its name out."""
+    if key not in FAMILIES:
+        return value
+    if isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, dict) and "name" not in value and key in DEFAULT_NAMES:
+        return {"name": DEFAULT_NAMES[key], **value}
+    return value
+
+
+def _example(key: str) -> str:
+    return '{ name = "table_file", path = "reviews.csv" }' if key == "data" else '{ name = "lora" }'
+
+
+# -- cells ---------------------------------------------------------------------------------------------
+
+
+def check_cell(cell: Mapping[str, Any], problems: list[str]) -> None:
+    """Adds every problem of a cell as asked that can be seen without reading data or models."""
+    for key in FAMILIES:
+        build_member(key, cell[key], problems)
+    build(TrainingSpec, cell["training"], "training", problems)
+    for key in ("num_labels", "seed"):
+        value = cell[key]
+        if isinstance(value, bool) or not isinstance(value, int):
+            problems.append(f"{key} must be an integer, got {value!r}")
+        elif value < 0:
+            problems.append(f"{key} must not be negative, got {value}")
+
+
+def resolve_cell(asked: Mapping[str, Any]) -> RunSpec:
+    """The run that a cell asks for, with every default filled and data and base named by content.
+
+    Reads the data and the base's configuration, no weights. Raises HandfulError with the way out.
+    """
+    problems: list[str] = []
+    check_cell(asked, problems)
+    if problems:
+        raise SpecError(problems)
+    method: Method = build_member("method", asked["method"], problems)
+    cell = method.resolve({key: asked[key] for key in SECTIONS})
+    method = build_member("method", cell["method"], problems)
+    source = _resolved_data(identity.canonical_json(cell["data"]))
+    dataset = data_family.load_dataset(source)
+    base = _resolved_model(identity.canonical_json(cell["model"]))
+    prompt = prompt_family.resolve(
+        build_member("prompt", cell["prompt"], problems), dataset.label_names, dataset.field_names, base.context_length()
+    )
+    training = build(TrainingSpec, cell["training"], "training", problems) if cell["training"] is not None else None
+    if problems:
+        raise SpecError(problems)
+    spec = RunSpec(source, base, prompt, method, training, cell["num_labels"], cell["seed"])
+    method.check(base.context_length(), getattr(prompt, "max_tokens", None))
+    return spec
+
+
+@cache
+def _resolved_data(section: str) -> DataSource:
+    problems: list[str] = []
+    source = build_member("data", tomllib_safe(section), problems)
+    return data_family.resolve(source)
+
+
+@cache
+def _resolved_model(section: str) -> Model:
+    problems: list[str] = []
+    model: Model = build_member("model", tomllib_safe(section), problems)
+    return model.resolve()
+
+
+def tomllib_safe(section: str) -> Any:
+    """The plain data of a canonical JSON section."""
+    import json
+
+    return json.loads(section)
+
+
+# -- plain data <-> dataclasses ------------------------------------------------------------------------
+
+
+def member_dict(member: Any) -> dict[str, Any]:
+    """A member's name and knobs as plain data: open (None) values and places left out."""
+    plain: dict[str, Any] = {"name": member.name} if hasattr(type(member), "name") else {}
+    for knob in dataclasses.fields(member):
+        value = getattr(member, knob.name)
+        if value is not None and not knob.metadata.get("where"):
+            plain[knob.name] = _plain(value)
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def build_member(family: str, plain: Any, problems: list[str]) -> Any:
+    """The family's member that `plain["name"]` names, from its table of knobs; None after a problem."""
+    table = FAMILIES[family]
+    if not isinstance(plain, dict):
+        problems.append(f"{family} must be a table or a name, got {plain!r}, such as {family} = {{ name = \"...\" }}")
+        return None
+    name = plain.get("name")
+    if not isinstance(name, str) or name not in table:
+        problems.append(
+            f"{family} has no {name!r}.{nearest(str(name), table)} Known: {', '.join(sorted(table))}"
+        )
+        return None
+    knobs = {key: value for key, value in plain.items() if key != "name"}
+    return build(table[name], knobs, f"{family} {name}", problems)
+
+
+def build(cls: type, plain: Any, where: str, problems: list[str]) -> Any:
+    """An instance of a dataclass from plain data; adds to `problems` and returns None when it cannot be."""
+    if not isinstance(plain, dict):
+        problems.append(f"{where} must be a table, got {plain!r}")
+        return None
+    hints = typing.get_type_hints(cls)
+    knobs = {knob.name: knob for knob in dataclasses.fields(cls)}
+    before = len(problems)
+    values: dict[str, Any] = {}
+    for key, value in plain.items():
+        if key not in knobs:
+            problems.append(
+                f"{where}: unknown key {key!r}.{nearest(key, knobs)} Known: {', '.join(sorted(knobs)) or 'none'}"
+            )
+            continue
+        try:
+            values[key] = _coerce(value, hints[key])
+        except TypeError:
+            problems.append(f"{where}: {key} must be {type_words(hints[key])}, got {value!r}{_listed(value, hints[key])}")
+    for key, knob in knobs.items():
+        open_default = knob.default is dataclasses.MISSING and knob.default_factory is dataclasses.MISSING
+        if open_default and key not in plain:
+            problems.append(f"{where}: {key} is missing, give it {type_words(hints[key])}")
+    if len(problems) > before:
+        return None
+    try:
+        return cls(**values)
+    except (HandfulError, ValueError) as error:
+        problems.append(f"{where}: {error}")
+        return None
+
+
+def _coerce(value: Any, hint: Any) -> Any:
+    """`value` as the type that a knob declares. Raises TypeError when it is none."""
+    origin = get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        for option in get_args(hint):
+            try:
+                return _coerce(value, option)
+            except TypeError:
+                continue
+        raise TypeError
+    if hint is type(None):
+        if value is None:
+            return None
+        raise TypeError
+    if origin is Literal:
+        if value in get_args(hint) and not isinstance(value, bool):
+            return value
+        raise TypeError
+    if origin is tuple:
+        if isinstance(value, str) and get_args(hint)[0] is str:
+            return (value,)
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise TypeError
+        return tuple(_coerce(item, get_args(hint)[0]) for item in value)
+    if origin in (dict, Mapping) or origin is typing.get_origin(Mapping[str, str]):
+        if not isinstance(value, dict):
+            raise TypeError
+        return {str(key): _coerce(item, get_args(hint)[1]) for key, item in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, bool):
+        raise TypeError
+    if isinstance(hint, type) and isinstance(value, hint):
+        return value
+    raise TypeError
+
+
+_WORDS = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
+
+
+def type_words(hint: Any) -> str:
+    """A declared type in words, for people."""
+    origin = get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(type_words(option) for option in get_args(hint) if option is not type(None))
+    if origin is Literal:
+        return "one of " + ", ".join(repr(option) for option in get_args(hint))
+    if origin is tuple:
+        return f"a list, each item {type_words(get_args(hint)[0])}"
+    if origin is not None:
+        return f"a table, each value {type_words(get_args(hint)[-1])}"
+    return _WORDS.get(hint, str(hint))
+
+
+def _listed(value: Any, hint: Any) -> str:
+    if get_origin(hint) is tuple and isinstance(value, (int, float)):
+        return f". Did you mean [{value}]?"
+    if isinstance(value, list) and len(value) > 0 and get_origin(hint) is not tuple:
+        return ". To try several values, put this into [grid]"
+    return ""

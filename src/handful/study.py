@@ -1,0 +1,260 @@
+"""A study from its file to its records: plan every cell, run those that are not finished yet.
+
+All that a person can mend is found while planning, before anything is written. The plan, the records and
+the token budget stay in the study folder, so the same command goes on where the last one ended. Knows
+nothing of how a run is done, where it happens, or what its numbers say.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from handful.data import draw_split, load_dataset
+from handful.errors import DataError, HandfulError, ModelError, SpecError
+from handful.executors import EXECUTORS, Event, OnEvent
+from handful.executors.environment import available_cores
+from handful.identity import canonical_json, derive_seed
+from handful.models.model import Model
+from handful.prompts import check_prompt
+from handful.results import StudyFolder
+from handful.run import RunSettings
+from handful.spec import FAMILIES, ExecutionSpec, RunSpec, StudySpec, resolve_cell
+
+EXECUTOR = "local"
+
+TOKEN_BUDGETS = {"cpu": 4096, "cuda": 16384}
+"""Tokens in one pack where neither the study file nor the study folder names a budget."""
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell as asked, without this machine's places, and the run that answers it."""
+
+    asked: Mapping[str, Any]
+    spec: RunSpec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a study, resolved, in the order of the study file; several may share one run."""
+
+    name: str
+    cells: tuple[PlannedCell, ...]
+    notes: tuple[str, ...] = ()
+    command: str = ""
+
+    @property
+    def distinct(self) -> tuple[RunSpec, ...]:
+        """The runs, each once, in the order in which they are first asked for."""
+        return tuple({cell.spec.spec_id: cell.spec for cell in self.cells}.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data as `StudyFolder.write_plan` takes it."""
+        cells = [
+            {"spec_id": cell.spec.spec_id, "spec": cell.spec.as_dict(), "asked": dict(cell.asked)}
+            for cell in self.cells
+        ]
+        return {"name": self.name, "command": self.command, "notes": list(self.notes), "cells": cells}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a study's folder holds after it ran. finished, failed, planned: numbers of distinct runs."""
+
+    finished: int
+    failed: int
+    planned: int
+    folder: StudyFolder
+
+
+# -- planning ------------------------------------------------------------------------------------------
+
+
+def plan_study(study: StudySpec, command: str = "") -> Plan:
+    """Every cell resolved and checked against its data and tokenizer; no weights are loaded.
+
+    Raises SpecError with every problem of every cell, each once.
+    """
+    problems: list[str] = []
+    unusable: set[str] = set()
+    cells = []
+    for asked in study.cells:
+        # Data or a base that is not there is looked for once, not once more for each of its cells.
+        sections = {key: canonical_json([key, asked[key]]) for key in ("data", "model")}
+        if unusable.intersection(sections.values()):
+            continue
+        try:
+            spec = resolve_cell(asked)
+            cells.append(PlannedCell(told(asked, spec), spec))
+        except DataError as error:
+            problems.append(str(error))
+            unusable.add(sections["data"])
+        except ModelError as error:
+            problems.append(str(error))
+            unusable.add(sections["model"])
+        except HandfulError as error:
+            problems.extend(error.problems if isinstance(error, SpecError) else [str(error)])
+    plan = Plan(study.name, tuple(cells), study.notes, command)
+    problems.extend(_problems_of_draws(plan))
+    problems.extend(_problems_of_prompts(plan))
+    if problems:
+        raise SpecError(list(dict.fromkeys(problems)))
+    return plan
+
+
+def told(asked: Mapping[str, Any], spec: RunSpec) -> dict[str, Any]:
+    """A cell as asked, for the plan: a section that says where things lie is told by content instead.
+
+    So two files of one name stay two rows of the table, and no folder of this machine is in the plan.
+    """
+    plain = dict(asked)
+    resolved = spec.as_dict()
+    for family, members in FAMILIES.items():
+        section = asked[family]
+        member = members[section["name"]]
+        places = {knob.name for knob in dataclasses.fields(member) if knob.metadata.get("where")}
+        given = {key: value for key, value in section.items() if key not in places}
+        checkpoint = given.get("checkpoint")
+        is_folder = isinstance(checkpoint, str) and Path(checkpoint).expanduser().is_dir()
+        if len(given) < len(section) or is_folder:
+            if resolved[family]["name"] == section["name"]:
+                given = resolved[family]
+            elif is_folder:
+                # The method reads no base, so nothing resolved it: its name is all there is to tell.
+                given["checkpoint"] = Path(str(checkpoint)).expanduser().resolve().name
+            plain[family] = given
+    return plain
+
+
+def _problems_of_draws(plan: Plan) -> list[str]:
+    """What `draw_split` says of each number of labels; it says the same for every seed."""
+    problems = []
+    draws = {(canonical_json(spec.as_dict()["data"]), spec.num_labels): spec for spec in plan.distinct}
+    for spec in draws.values():
+        try:
+            draw_split(load_dataset(spec.data), spec.num_labels, derive_seed(spec.seed, "sample"))
+        except DataError as error:
+            problems.append(str(error))
+    return problems
+
+def _problems_of_prompts(plan: Plan) -> list[str]:
+    """What `check_prompt` says of each prompt beside its data and base, with the base's own tokenizer."""
+    problems = []
+    tokenizers: dict[Model, Any] = {}
+    checked = set()
+    for spec in plan.distinct:
+        parts = spec.as_dict()
+        key = canonical_json([parts["data"], parts["model"], parts["prompt"]])
+        if key in checked:
+            continue
+        checked.add(key)
+        try:
+            if spec.model not in tokenizers:
+                tokenizers[spec.model] = spec.model.load_tokenizer()
+            dataset = load_dataset(spec.data)
+            check_prompt(
+                spec.prompt,
+                dataset.label_names,
+                dataset.field_names,
+                tokenizers[spec.model],
+                spec.model.context_length(),
+            )
+        except HandfulError as error:
+            problems.append(str(error))
+    return problems
+
+
+# -- running -------------------------------------------------------------------------------------------
+
+
+def default_settings(execution: ExecutionSpec, stored: Mapping[str, Any]) -> RunSettings:
+    """Where runs happen: what the study file says, else what the folder keeps, else what fits this machine.
+
+    stored: `StudyFolder.execution()`. Keeping budget and threads keeps the rounding, so a cell that is run
+    again gives the same record. Raises SpecError for a CUDA device that is not there.
+    """
+    device = execution.device
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SpecError('device = "cuda", but torch finds no CUDA device here: take "cpu" or "auto"')
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    budget = execution.token_budget or _stored_integer(stored, "token_budget") or TOKEN_BUDGETS[device]
+    cores = available_cores()
+    # A folder from a larger machine must not crowd this one.
+    threads = execution.threads or min(_stored_integer(stored, "threads") or cores, cores)
+    return RunSettings(device=device, threads=threads, token_budget=budget, save=execution.save)
+
+
+def run_study(study: StudySpec, output: Path, command: str = "", on_event: OnEvent | None = None) -> Outcome:
+    """Plans a study and runs what is missing of it in the folder `output`.
+
+    command: what was typed, for the report. Raises SpecError before anything is written when the study
+    cannot be run as asked, and whatever `run_plan` raises.
+    """
+    default_settings(study.execution, {})
+    return run_plan(plan_study(study, command), study.execution, output, on_event)
+
+
+def run_plan(plan: Plan, execution: ExecutionSpec, output: Path, on_event: OnEvent | None = None) -> Outcome:
+    """Runs every planned run that has no finished record in the folder `output`, failed ones included.
+
+    Raises StudyError when the folder cannot be used or is in use, SpecError for a device that is not there.
+    It can be killed at any moment: what has finished stays, and the next call goes on from there.
+    """
+    default_settings(execution, {})
+    folder = StudyFolder(output)
+    folder.plan_if_any()  # raises on a format not read here, which is left alone
+    folder.create()
+    with folder.locked():
+        stored = folder.execution()
+        settings = default_settings(execution, stored)
+        pending = pending_runs(plan, folder)
+        finished = len(plan.distinct) - len(pending)
+        folder.write_execution(_kept_settings(settings, stored, finished))
+        folder.write_plan(plan.as_dict())
+        EXECUTORS[EXECUTOR]().run(pending, folder, settings, on_event or _ignore)
+    return outcome(plan, folder)
+
+
+def pending_runs(plan: Plan, folder: StudyFolder) -> tuple[RunSpec, ...]:
+    """The planned runs that have no whole finished record yet. Raises StudyError on an unknown format."""
+    return tuple(spec for spec in plan.distinct if not _is_finished(folder, spec.spec_id))
+
+
+def outcome(plan: Plan, folder: StudyFolder) -> Outcome:
+    """How many planned runs finished and failed, by their records."""
+    records = [folder.record(spec.spec_id) for spec in plan.distinct]
+    statuses = [record.status for record in records if record is not None]
+    return Outcome(statuses.count("finished"), statuses.count("failed"), len(records), folder)
+
+
+def _is_finished(folder: StudyFolder, spec_id: str) -> bool:
+    record = folder.record(spec_id)
+    return record is not None and record.status == "finished"
+
+
+def _kept_settings(settings: RunSettings, stored: Mapping[str, Any], finished: int) -> dict[str, Any]:
+    """execution.json: the settings, and a note for each change that can move the rounding of later cells."""
+    kept = dataclasses.asdict(settings)
+    notes = stored.get("notes")
+    notes = list(notes) if isinstance(notes, list) else []
+    for name in ("device", "threads", "token_budget"):
+        before = stored.get(name)
+        if before not in (None, kept[name]) and finished:
+            notes.append(f"{name} changed from {before} to {kept[name]} after {finished} finished runs")
+    return {**kept, "notes": notes}
+
+
+def _stored_integer(stored: Mapping[str, Any], name: str) -> int | None:
+    value = stored.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _ignore(event: Event) -> None:
+    """Nobody listens."""

@@ -1,0 +1,257 @@
+"""Fits a causal LM with a graft: items in, curve out. Knows no method by name.
+
+An optimizer step is exactly `batch_size` sequences, whatever fits into one forward pass: the losses of its
+packs are summed and divided by that number. The base stays in evaluation mode, so that only what a method
+brings has dropout.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from handful import progress
+from handful.engine.base import Base
+from handful.engine.forward import batches
+from handful.engine.graft import Graft
+from handful.engine.packing import Item
+from handful.engine.scoring import batch_scores, label_scores, normalise
+from handful.errors import RunError, SpecError
+from handful.evaluation import accuracy, log_loss
+from handful.examples import EncodedExample
+from handful.identity import derive_seed
+
+
+@dataclass(frozen=True)
+class TrainingSpec:
+    """How the updates go. `epochs` or `updates`, never both; what is left out is the method's recipe.
+
+    warmup: share of the updates in which the learning rate rises from zero. loss: "answer" is the
+    cross-entropy over the vocabulary at the answer's tokens (the paper's), "labels" the one over the labels.
+    """
+
+    batch_size: int = 8
+    learning_rate: float | None = None
+    epochs: int | None = None
+    updates: int | None = None
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    warmup: float = 0.1
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    loss: Literal["answer", "labels"] | None = None
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.epochs is not None and self.updates is not None:
+            problems.append(f"name epochs or updates, never both; got epochs = {self.epochs}, updates = {self.updates}")
+        for name in ("batch_size", "epochs", "updates"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                problems.append(f"{name} must be at least 1, got {count}")
+        if self.learning_rate is not None and not (0 < self.learning_rate < math.inf):
+            problems.append(f"learning_rate must be above 0, got {self.learning_rate}")
+        if not 0 <= self.warmup < 1:
+            problems.append(f"warmup is a share of the updates, from 0 to below 1, got {self.warmup}")
+        if self.weight_decay < 0:
+            problems.append(f"weight_decay must not be negative, got {self.weight_decay}")
+        if self.max_grad_norm <= 0:
+            problems.append(f"max_grad_norm must be above 0, got {self.max_grad_norm}")
+        if problems:
+            raise SpecError(problems)
+
+    def num_updates(self, num_train: int) -> int:
+        """Optimizer steps over `num_train` sequences."""
+        if self.updates is not None:
+            return self.updates
+        return math.ceil((self.epochs or 1) * num_train / self.batch_size)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A method's own choices where the study makes none, found on other data than IMDB (docs/recipes).
+
+    epochs: pairs (up to this N, epochs), the last one without end.
+    """
+
+    learning_rate: float
+    loss: Literal["answer", "labels"]
+    epochs: tuple[tuple[float, int], ...]
+
+    def fill(self, cell: Mapping[str, Any], own_learning_rate: float | None) -> dict[str, Any]:
+        """The cell's training section in full. The method's own learning rate goes before the section's."""
+        training = dict(cell["training"] or {})
+        rate = own_learning_rate if own_learning_rate is not None else training.get("learning_rate")
+        training["learning_rate"] = float(rate if rate is not None else self.learning_rate)
+        if "epochs" not in training and "updates" not in training:
+            num_labels = cell["num_labels"]
+            training["epochs"] = next(epochs for bound, epochs in self.epochs if num_labels <= bound)
+        training.setdefault("loss", self.loss)
+        return training
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What training showed. points: per evaluated update its number, epochs, mean training loss since the
+    last point, and where there is a selection its log-loss and accuracy. chosen_update: the one kept.
+    """
+
+    points: tuple[Mapping[str, float], ...] = ()
+    chosen_update: int = 0
+    chosen_by: str = "nothing to choose"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for the record."""
+        return {
+            "points": [dict(point) for point in self.points],
+            "chosen_update": self.chosen_update,
+            "chosen_by": self.chosen_by,
+        }
+
+
+@dataclass
+class _Best:
+    log_loss: float = math.inf
+    update: int = 0
+    tensors: list[Tensor] = field(default_factory=list)
+
+
+def fit_graft(
+    base: Base,
+    graft: Graft,
+    train: Sequence[EncodedExample],
+    selection: Sequence[EncodedExample],
+    training: TrainingSpec,
+    seed: int,
+    offset: np.ndarray,
+) -> Curve:
+    """Trains the graft's parameters in place, and leaves them as they were at the chosen update.
+
+    selection, where there is one, chooses the epoch by log-loss; else the last update stays. offset:
+    [labels], added to the labels' scores (zeros for none). Raises RunError when the loss is not a number or
+    explodes.
+    """
+    if not train:
+        raise RunError("there are no labelled texts to train on: num_labels must be above 0 for this method")
+    tensors = [tensor for group in graft.parameters for tensor in group.tensors]
+    optimizer = torch.optim.AdamW(
+        [{"params": group.tensors, "lr": group.learning_rate} for group in graft.parameters],
+        weight_decay=training.weight_decay,
+    )
+    total = training.num_updates(len(train))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, total, training))
+    bias = torch.tensor(offset, dtype=torch.float32, device=base.device)
+    points: list[dict[str, float]] = []
+    best = _Best()
+    losses: list[float] = []
+    first_loss: float | None = None
+    with torch.random.fork_rng(devices=[]):
+        for update, members in enumerate(_steps(len(train), training.batch_size, total, seed), start=1):
+            torch.manual_seed(derive_seed(seed, "dropout", update))
+            loss = _step(base, graft, [train[index] for index in members], training, bias)
+            first_loss = loss if first_loss is None else first_loss
+            if not math.isfinite(loss) or loss > 20 * first_loss + 100:
+                raise RunError(
+                    f"training diverged: the loss was {loss:.4g} at update {update} of {total}, {first_loss:.4g} at "
+                    f"first. Lower the learning rate (now {graft.parameters[0].learning_rate:g}) or add warm-up"
+                )
+            norm = torch.nn.utils.clip_grad_norm_(tensors, training.max_grad_norm)
+            if not torch.isfinite(norm):
+                raise RunError(f"training diverged: the gradient is not a number at update {update} of {total}")
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
+            losses.append(loss)
+            progress.advance(update, total)
+            seen = update * training.batch_size
+            if update == total or seen // len(train) > (seen - training.batch_size) // len(train):
+                point = {"update": update, "epoch": seen / len(train), "train_loss": float(np.mean(losses))}
+                losses = []
+                if selection:
+                    point |= _select(base, graft, selection, offset, update, best, tensors)
+                points.append(point)
+    if best.tensors:
+        with torch.no_grad():
+            for tensor, kept in zip(tensors, best.tensors, strict=True):
+                tensor.copy_(kept)
+        return Curve(tuple(points), best.update, "selection log-loss")
+    return Curve(tuple(points), total, "last update")
+
+
+def rate_factor(step: int, total: int, training: TrainingSpec) -> float:
+    """What the learning rate is multiplied with at update `step` (from 0) of `total`."""
+    warm = round(training.warmup * total)
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    if training.schedule == "constant":
+        return 1.0
+    done = (step - warm) / max(1, total - warm)
+    return 1.0 - done if training.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def _steps(num_train: int, batch_size: int, total: int, seed: int) -> Iterator[list[int]]:
+    """Exactly `batch_size` indices per update, from one shuffled pass after the other."""
+    waiting: list[int] = []
+    epoch = 0
+    for _ in range(total):
+        while len(waiting) < batch_size:
+            order = np.random.default_rng(derive_seed(seed, "order", epoch)).permutation(num_train)
+            waiting += order.tolist()
+            epoch += 1
+        yield waiting[:batch_size]
+        del waiting[:batch_size]
+
+
+def _step(
+    base: Base, graft: Graft, members: Sequence[EncodedExample], training: TrainingSpec, bias: Tensor
+) -> float:
+    """Adds the gradient of the mean loss over `members`; gives that loss."""
+    gold_only = training.loss == "answer"
+    items = [
+        Item(example.tokens, (example.answers[example.label],) if gold_only else example.answers)
+        for example in members
+    ]
+    labels = torch.tensor([example.label for example in members], device=base.device)
+    total = 0.0
+    graft.train_mode(True)
+    try:
+        for batch in batches(base, items, graft.num_virtual, base.token_budget):
+            scores = batch_scores(base, batch, graft, len(items[0].answers))
+            if gold_only:
+                loss = -scores.sum()
+            else:
+                gold = labels[list(batch.items)]
+                loss = torch.nn.functional.cross_entropy(scores + bias, gold, reduction="sum")
+            (loss / len(members)).backward()
+            total += float(loss.detach())
+            progress.amount("train_tokens", batch.num_tokens)
+    finally:
+        graft.train_mode(False)
+    return total / len(members)
+
+
+def _select(
+    base: Base,
+    graft: Graft,
+    selection: Sequence[EncodedExample],
+    offset: np.ndarray,
+    update: int,
+    best: _Best,
+    tensors: Sequence[Tensor],
+) -> dict[str, float]:
+    """Measures the selection texts, and keeps the tensors when they are the best so far."""
+    with progress.stage("select"):
+        scores = normalise(label_scores(base, selection, graft, base.token_budget) + offset)
+    labels = np.array([example.label for example in selection])
+    measured = log_loss(scores, labels)
+    if not math.isfinite(measured):
+        raise RunError(f"training diverged: the selection log-loss is not a number at update {update}")
+    if measured < best.log_loss:
+        best.log_loss, best.update = measured, update
+        best.tensors = [tensor.detach().clone() for tensor in tensors]
+    return {"selection_log_loss": measured, "selection_accuracy": accuracy(scores, labels)}

@@ -6,12 +6,12 @@ Each verb imports its stations when it is called, so that `handful --help` answe
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -27,9 +28,10 @@ from handful.errors import HandfulError, SpecError, StudyError, nearest
 
 if TYPE_CHECKING:
     from handful.catalogue import Entry
-    from handful.estimate import CellEstimate, Estimate
+    from handful.estimate import Estimate, RunEstimate
     from handful.executors import Event
     from handful.results import StudyFolder
+    from handful.spec import RunSpec, StudySpec
     from handful.study import Plan
 
 UNFINISHED, MISTAKE, FAULT, INTERRUPTED = 1, 2, 70, 130
@@ -64,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The console script. `arguments`: as typed, without the program's name. Always ends in SystemExit."""
     for name, value in QUIET_LIBRARIES.items():
         os.environ.setdefault(name, value)
+    # What these warn of is how handful calls them, nothing that a person could change.
+    warnings.filterwarnings("ignore", module=r"(peft|transformers|huggingface_hub)\b")
     try:
         app(args=None if arguments is None else list(arguments), prog_name="handful")
     except HandfulError as error:
@@ -71,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(MISTAKE)
     except Exception as error:
         traceback.print_exc()
-        _complain(f"{type(error).__name__}: this is a fault of handful, not yours. Please report the lines above")
+        _complain(f"{type(error).__name__}: a fault of handful, not yours. Please report the lines above")
         sys.exit(FAULT)
 
 
@@ -126,7 +130,7 @@ def study_verb(file_or_preset: StudyArgument, model: ModelOption = None, output:
         command = _command("study", file_or_preset, model, output)
         folder = StudyFolder(_output_folder(output, study.name))
         plan = plan_study(study, command)
-        seconds = _cell_seconds(plan, folder)
+        seconds = _cell_seconds(study, plan, folder)
     try:
         with _shown(console, seconds) as show:
             outcome = run_study(study, folder.path, command, show)
@@ -153,16 +157,16 @@ def study_verb(file_or_preset: StudyArgument, model: ModelOption = None, output:
         raise typer.Exit(UNFINISHED)
 
 
-def _cell_seconds(plan: Plan, folder: StudyFolder) -> dict[str, float]:
+def _cell_seconds(study: StudySpec, plan: Plan, folder: StudyFolder) -> dict[str, float]:
     """spec_id -> estimated seconds of each pending cell; empty when there is no estimate to be had."""
     from handful.estimate import BRIEFLY, estimate
 
     try:
-        estimated = estimate(plan, folder, measure_seconds=BRIEFLY)
+        estimated = estimate(plan, folder, study.execution, measure_seconds=BRIEFLY)
     except Exception:
         # A bar that runs unevenly is no reason to keep a study from running.
         return {}
-    return {cell.spec.spec_id: cell.seconds for cell in estimated.cells if not cell.is_done}
+    return {run.spec.spec_id: run.seconds for run in estimated.pending}
 
 
 class Pace:
@@ -250,8 +254,9 @@ class _Bars:
 
         if isinstance(event, CellStarted):
             self._label, self._spec_id, self._start = event.label, event.spec.spec_id, time.monotonic()
+            before = event.index - 1
             self.progress.update(
-                self._study, total=event.total, completed=event.index - 1, count=f"{event.index - 1}/{event.total}"
+                self._study, total=event.total, completed=before, count=f"{before}/{event.total}"
             )
             self.progress.reset(self._cell, total=None, description=event.label, count="", visible=True)
         elif isinstance(event, CellProgress):
@@ -295,60 +300,180 @@ def plan_verb(file_or_preset: StudyArgument, model: ModelOption = None, output: 
 def _print_estimate(console: Console, plan: Plan, folder: StudyFolder, estimated: Estimate) -> None:
     from handful.report.wording import count, plural, size
 
-    pending = [cell for cell in estimated.cells if not cell.is_done]
-    done = len(estimated.cells) - len(pending)
-    console.print(
-        Text.assemble(
-            (plan.name, "bold"),
-            f": {plural(len(plan.cells), 'cell')}, {plural(len(estimated.cells), 'distinct run')}, ",
-            f"{done:,} finished already, {len(pending):,} to run",
-        )
+    pending = estimated.pending
+    done = len(estimated.runs) - len(pending)
+    _say(
+        console,
+        f"{plan.name}: {plural(len(plan.cells), 'cell')}, {plural(len(estimated.runs), 'distinct run')}, "
+        f"{done:,} finished already, {len(pending):,} to run",
+        style="bold",
     )
     console.print()
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
     table.add_column("method", overflow="fold", max_width=26)
     for heading in ("N", "runs", "done", "train tokens", "test tokens", "time"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for label, cells in _grouped(estimated.cells).items():
-        to_run = [cell for cell in cells if not cell.is_done]
+    for (label, num_labels), runs in _grouped(estimated.runs).items():
+        open_runs = [run for run in runs if not run.is_done]
         table.add_row(
             Text(label),
-            f"{cells[0].spec.num_labels:,}",
-            str(len(cells)),
-            str(len(cells) - len(to_run)),
-            count(sum(cell.train_tokens for cell in to_run)),
-            count(sum(cell.test_tokens for cell in to_run)),
-            _duration(sum(cell.seconds for cell in to_run)) if to_run else "",
+            f"{num_labels:,}",
+            str(len(runs)),
+            str(len(runs) - len(open_runs)),
+            count(sum(run.train_tokens for run in open_runs)),
+            count(sum(run.test_tokens for run in open_runs)),
+            _duration(sum(run.seconds for run in open_runs)) if open_runs else "",
         )
     console.print(table)
     console.print()
-    rate = estimated.flops_per_second / 1e9
     settings = estimated.settings
     threads = f", {plural(settings.threads, 'thread')}" if settings.device == "cpu" else ""
-    rows = [
-        ("time", f"about {_duration(estimated.seconds)}, within a factor of two" if pending else "nothing to run"),
-        ("memory", f"about {size(estimated.memory_bytes)} at most, estimated from shapes" if pending else ""),
-        ("measured", f"{rate:,.0f} GFLOP/s at the base's own shapes" if rate else ""),
-        ("where", f"{settings.device}{threads}, {settings.token_budget:,} tokens in a pack"),
-        ("folder", f"{folder.path}" + ("" if folder.path.is_dir() else " (new)")),
-    ]
-    facts = Table.grid(padding=(0, 2, 0, 0))
-    for key, value in rows:
+    rate = estimated.flops_per_second / 1e9
+    time_needed = f"about {_duration(estimated.seconds)}, within a factor of two"
+    facts = {
+        "time": time_needed if pending else "nothing to run",
+        "memory": f"about {size(estimated.memory_bytes)}, from the base's shape" if pending else "",
+        "measured": f"{rate:,.0f} GFLOP/s in matrix products of the base's shape" if rate else "",
+        "where": f"{settings.device}{threads}, {settings.token_budget:,} tokens in a pack",
+        "folder": f"{folder.path}" + ("" if folder.path.is_dir() else " (not there yet)"),
+    }
+    for name, value in facts.items():
         if value:
-            facts.add_row(Text(key, style="bold"), Text(value))
-    console.print(facts)
+            console.print(Text.assemble((f"{name:10}", "bold"), value), soft_wrap=True)
 
 
-def _grouped(cells: Sequence[CellEstimate]) -> dict[str, list[CellEstimate]]:
-    """Row label -> the cells that differ by their seed alone, in the order of the plan."""
-    alike: dict[str, list[CellEstimate]] = {}
-    for cell in cells:
-        parts = {key: value for key, value in cell.spec.as_dict().items() if key != "seed"}
-        alike.setdefault(json.dumps(parts, sort_keys=True), []).append(cell)
-    rows: dict[str, list[CellEstimate]] = {}
-    for same in alike.values():
-        spec = same[0].spec
-        rivals = [cell for cell in cells if cell.spec.num_labels == spec.num_labels]
-        label = spec.method.name + _distinction(spec.as_dict(), [cell.spec.as_dict() for cell in rivals])
-        rows[f"{label}"] = same if label not in rows else rows[label] + same
-    return rows
+def _grouped(runs: Sequence[RunEstimate]) -> dict[tuple[str, int], list[RunEstimate]]:
+    """(label, number of labels) -> the runs that differ by their seed alone, in the order of the plan.
+
+    A label is the method's name, and whatever differs between runs of that method on as many labels.
+    """
+    from handful.report.wording import leaves
+
+    flat = {
+        run.spec.spec_id: {
+            path: text
+            for path, text in leaves(run.spec.as_dict())
+            if path != "seed" and not path.endswith("revision")
+        }
+        for run in runs
+    }
+    groups: dict[tuple[str, int], list[RunEstimate]] = {}
+    for run in runs:
+        own = flat[run.spec.spec_id]
+        rivals = [flat[other.spec.spec_id] for other in runs if _is_rival(other.spec, run.spec)]
+        different = [path for path in own if any(rival.get(path) != own[path] for rival in rivals)]
+        words = [f"{path.rpartition('.')[2]}={own[path]}" for path in different]
+        groups.setdefault((" ".join([run.spec.method.name, *words]), run.spec.num_labels), []).append(run)
+    return groups
+
+
+def _is_rival(other: RunSpec, spec: RunSpec) -> bool:
+    return (other.method.name, other.num_labels) == (spec.method.name, spec.num_labels)
+
+
+# -- report --------------------------------------------------------------------------------------------
+
+
+@app.command("report")
+def report_verb(
+    study_folder: Annotated[Path, typer.Argument(metavar="STUDY_FOLDER", help="What `handful study` wrote.")],
+) -> None:
+    """Write a study's report again and show its table."""
+    from handful.report import print_table
+    from handful.results import StudyFolder
+    from handful.summary import summarise
+
+    console = _console()
+    folder = StudyFolder(study_folder)
+    print_table(summarise(folder), console)
+    page = _write_report(folder)
+    console.print()
+    _say(console, f"Report: {page}")
+
+
+def _write_report(folder: StudyFolder) -> Path:
+    """Writes all formats; gives the page. Raises StudyError when the folder cannot be written to."""
+    from handful.report import write_report
+
+    try:
+        paths = write_report(folder)
+    except OSError as error:
+        raise StudyError(
+            f"the report cannot be written to {folder.path} ({error.strerror}): make the folder writable, "
+            "or copy it to where you may write"
+        ) from None
+    return next(path for path in paths if path.suffix == ".html")
+
+
+# -- list ----------------------------------------------------------------------------------------------
+
+
+@app.command("list")
+def list_verb(
+    kind: Annotated[
+        str | None,
+        typer.Argument(metavar="[KIND]", help="methods, prompts, data, models, settings or presets."),
+    ] = None,
+) -> None:
+    """List what a study file can name, with every knob, its type and default."""
+    from handful.catalogue import catalogue
+
+    listed = catalogue()
+    if kind is not None and kind not in listed:
+        raise SpecError(f"there is no list of {kind!r}.{nearest(kind, listed)} Lists: {', '.join(listed)}")
+    console = _console()
+    for title, entries in listed.items():
+        if kind in (None, title):
+            console.rule(Text(title, style="bold"), align="left", characters="-")
+            for entry in entries:
+                _print_entry(console, entry)
+
+
+def _print_entry(console: Console, entry: Entry) -> None:
+    console.print(Text(entry.name, style="bold cyan"))
+    if entry.summary:
+        console.print(Padding(Text(entry.summary), (0, 0, 0, 2)))
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(width=18, overflow="fold", style="green")
+    table.add_column(width=30, overflow="fold")
+    table.add_column(overflow="fold", style="dim")
+    for knob in entry.knobs:
+        default = Text(knob.default) if knob.default else Text("must be given", style="yellow")
+        table.add_row(Text(knob.key), Text(knob.words), default)
+    if entry.knobs:
+        console.print(Padding(table, (0, 0, 0, 4)))
+    console.print()
+
+
+# -- words ---------------------------------------------------------------------------------------------
+
+
+def _console() -> Console:
+    """For what a person asked for: standard output, no guesses at numbers and paths to colour."""
+    console = Console(highlight=False)
+    if console.width > WIDTH:
+        console.width = WIDTH
+    return console
+
+
+def _say(console: Console, line: str, style: str = "") -> None:
+    """One line as it is: never folded (a path must stay whole), never read as markup."""
+    console.print(Text(line, style=style), soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    from handful.report.wording import seconds as in_words
+
+    return in_words(seconds)
+
+
+def _output_folder(output: Path | None, name: str) -> Path:
+    return output if output is not None else Path("studies") / name
+
+
+def _command(verb: str, file_or_preset: str, model: str | None, output: Path | None) -> str:
+    """What was typed, as a shell takes it."""
+    words = ["handful", verb, file_or_preset]
+    words += [] if model is None else ["--model", model]
+    words += [] if output is None else ["--output", str(output)]
+    return shlex.join(words)

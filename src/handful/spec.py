@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import tomllib
 import types
 import typing
@@ -211,7 +212,9 @@ def _named(key: str, value: Any) -> Any:
 
 
 def _example(key: str) -> str:
-    return '{ name = "table_file", path = "reviews.csv" }' if key == "data" else '{ name = "lora" }'
+    if key == "data":
+        return '{ name = "table_file", path = "reviews.csv" }'
+    return f'"{next(iter(METHODS))}"'
 
 
 # -- cells ---------------------------------------------------------------------------------------------
@@ -252,29 +255,22 @@ def resolve_cell(asked: Mapping[str, Any]) -> RunSpec:
     if problems:
         raise SpecError(problems)
     spec = RunSpec(source, base, prompt, method, training, cell["num_labels"], cell["seed"])
-    method.check(base.context_length(), getattr(prompt, "max_tokens", None))
+    method.check(base.context_length(), prompt.max_tokens)
     return spec
 
 
 @cache
 def _resolved_data(section: str) -> DataSource:
     problems: list[str] = []
-    source = build_member("data", tomllib_safe(section), problems)
+    source = build_member("data", json.loads(section), problems)
     return data_family.resolve(source)
 
 
 @cache
 def _resolved_model(section: str) -> Model:
     problems: list[str] = []
-    model: Model = build_member("model", tomllib_safe(section), problems)
+    model: Model = build_member("model", json.loads(section), problems)
     return model.resolve()
-
-
-def tomllib_safe(section: str) -> Any:
-    """The plain data of a canonical JSON section."""
-    import json
-
-    return json.loads(section)
 
 
 # -- plain data <-> dataclasses ------------------------------------------------------------------------

@@ -216,13 +216,19 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Provenance:
-    """How the records were made: distinct values, in the order of the plan. finished_at: ISO 8601."""
+    """How the records were made: distinct values, in the order of the plan.
+
+    paths: the engine's fast or plain path, and why. memory: what the peak memory was measured of. notes: of
+    the runs and of the study's execution. finished_at: ISO 8601, sorted.
+    """
 
     command: str
     plan_notes: tuple[str, ...]
     versions: Mapping[str, tuple[str, ...]]
     devices: tuple[str, ...]
     hosts: tuple[str, ...]
+    platforms: tuple[str, ...]
+    memory: tuple[str, ...]
     git: tuple[str, ...]
     paths: tuple[str, ...]
     notes: tuple[str, ...]
@@ -350,6 +356,9 @@ def _make_run(spec_id: str, seed: int | None, outcome: _Outcome) -> Run:
         return Run(spec_id, seed, "failed", record.reason or "the record gives no reason")
     seconds = _mapping(record.execution, "seconds")
     test_seconds = _number(seconds, "test")
+    test_rate = _number(_mapping(record.execution, "texts_per_second"), "test")
+    if test_rate is None and test_seconds:
+        test_rate = len(tested.ids) / test_seconds
     return Run(
         spec_id=spec_id,
         seed=seed,
@@ -360,7 +369,7 @@ def _make_run(spec_id: str, seed: int | None, outcome: _Outcome) -> Run:
         calibration_error=_number(record.metrics, "calibration_error"),
         chosen_update=_whole(record.curve, "chosen_update"),
         train_seconds=_number(seconds, "train"),
-        test_texts_per_second=len(tested.ids) / test_seconds if test_seconds else None,
+        test_texts_per_second=test_rate,
         peak_memory_bytes=_whole(record.execution, "peak_memory_bytes"),
         num_trainable=_whole(record.learned, "num_trainable"),
         adapter_bytes=_whole(record.learned, "adapter_bytes"),
@@ -706,10 +715,16 @@ def _provenance(
         versions={package: tuple(versions[package]) for package in sorted(versions)},
         devices=_distinct(execution.get("device") for execution in executions),
         hosts=_distinct(execution.get("host") for execution in executions),
+        platforms=_distinct(execution.get("platform") for execution in executions),
+        memory=_distinct(execution.get("peak_memory_of") for execution in executions),
         git=_distinct(execution.get("git") for execution in executions),
-        paths=_distinct(execution.get("path") for execution in executions),
-        notes=_distinct(note for execution in executions for note in execution.get("notes") or ()),
-        settings=dict(settings),
+        paths=_distinct(
+            why for record in finished for why in (record.engine.get("why"), record.execution.get("path"))
+        ),
+        notes=_distinct(
+            note for told in (settings, *executions) for note in told.get("notes") or ()
+        ),
+        settings={name: value for name, value in settings.items() if name != "notes"},
         finished_at=tuple(sorted(_distinct(execution.get("finished_at") for execution in executions))),
     )
 

@@ -155,7 +155,7 @@ def fit_graft(
             torch.manual_seed(derive_seed(seed, "dropout", update))
             loss = _step(base, graft, [train[index] for index in members], training, bias)
             first_loss = loss if first_loss is None else first_loss
-            if not math.isfinite(loss) or loss > 20 * first_loss + 100:
+            if not math.isfinite(loss) or loss > 5 * first_loss + 20:
                 raise RunError(
                     f"training diverged: the loss was {loss:.4g} at update {update} of {total}, {first_loss:.4g} at "
                     f"first. Lower the learning rate (now {graft.parameters[0].learning_rate:g}) or add warm-up"

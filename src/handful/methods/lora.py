@@ -85,7 +85,7 @@ class LoRA:
             else:
                 config = peft.LoraConfig(
                     task_type="CAUSAL_LM", r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout,
-                    target_modules=self._targets(network), base_model_name_or_path=base.facts["checkpoint"],
+                    target_modules=self._targets(network),
                     init_lora_weights="gaussian" if self.init == "gaussian" else True,
                 )  # fmt: skip
                 with torch.random.fork_rng(devices=[]):
@@ -95,6 +95,7 @@ class LoRA:
                         for name, parameter in model.named_parameters():
                             if "lora_A" in name:
                                 nn.init.normal_(parameter)
+                # peft writes the path on this machine, which says nothing elsewhere
                 model.peft_config["default"].base_model_name_or_path = base.facts["checkpoint"]
             placed.append(model)
             model.eval()

@@ -78,22 +78,22 @@ class PromptTuning:
         def make() -> Graft:
             network = base.network
             if saved is not None:
-                model = peft.PeftModel.from_pretrained(network, saved, is_trainable=True)
+                model = peft.PeftModel.from_pretrained(network, saved)
             else:
                 config = peft.PromptTuningConfig(
                     task_type="CAUSAL_LM", num_virtual_tokens=self.num_virtual_tokens,
                     prompt_tuning_init=peft.PromptTuningInit.RANDOM,
-                    base_model_name_or_path=base.facts["checkpoint"],
                 )  # fmt: skip
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(seed)
                     model = peft.get_peft_model(network, config, autocast_adapter_dtype=False)
                     with torch.no_grad():
                         model.prompt_encoder["default"].embedding.weight.copy_(self._start(base, task))
+                # peft writes the path on this machine, which says nothing elsewhere
                 model.peft_config["default"].base_model_name_or_path = base.facts["checkpoint"]
             placed.append(model)
             model.eval()
-            trained = list(model.prompt_encoder.parameters())
+            trained = [parameter.requires_grad_(True) for parameter in model.prompt_encoder.parameters()]
             return Graft(
                 parameters=[ParameterGroup(trained, self.learning_rate or RECIPE.learning_rate)],
                 prefix_embeddings=lambda: model.get_prompt(batch_size=1)[0],

@@ -46,9 +46,8 @@ class CausalLM:
         """The same base by content. Raises ModelError when there is no such model or it cannot be loaded."""
         folder, name, revision = self._find()
         _check_folder(folder, name)
-        if revision is None:
-            revision = _content_hash(folder)
-        if self.revision is not None and self.revision != revision and not revision.startswith(self.revision):
+        revision = revision or _content_hash(folder)
+        if (self.revision or "").startswith("sha256:") and revision != self.revision:
             raise ModelError(
                 f"the model {self.checkpoint!r} has revision {revision}, the study asks for {self.revision}: "
                 "take that revision's files, or leave revision out"

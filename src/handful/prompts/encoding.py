@@ -58,7 +58,7 @@ def encode(split: Split, prompt: Prompt, tokenizer: Tokenizer | None) -> Encoded
     pool and content-free prompts are tokenised when they are first read. A prompt that asks nothing gives
     no answers, and without a tokenizer no tokens. Texts of examples stay as they were given.
 
-    `facts` count over train, selection and test: num_texts_cut, num_tokens_cut (tokens of the shortened field),
+    `facts` count over train, selection and test: num_texts_cut, num_tokens_cut (of the shortened field),
     longest_prompt_tokens, mean_prompt_tokens, num_special_neutralised (special tokens found in texts).
 
     Raises PromptError when a prompt doesn't fit even with an empty text, when two labels have the same answer

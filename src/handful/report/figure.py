@@ -12,9 +12,10 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from handful.report.wording import group_title, printable
+from handful.report.wording import group_titles, printable
 from handful.statistics import Interval
 from handful.summary import Cell, Row, Summary
 
@@ -31,6 +32,8 @@ Dash = str | tuple[float, tuple[float, ...]]
 DASHES: tuple[Dash, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)))
 DODGE = 0.035
 """Sideways shift between rows, as a part of a decade, so that their intervals do not cover each other."""
+LEGEND_WIDTH = 76
+"""Characters that fit side by side under the figure."""
 WIDEST = 0.18
 """All shifts together, in decades: many rows still stand at their number of labels."""
 
@@ -60,8 +63,10 @@ def draw(summary: Summary) -> Figures | None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    groups = [rows for rows in summary.groups if _shown(rows)]
-    num_entries = max(len(_shown(rows)) for rows in groups)
+    titled = zip(group_titles(summary), summary.groups, strict=True)
+    groups = [(title, rows) for title, rows in titled if _shown(rows)]
+    legends = [_legend_labels(_shown(rows)) for _, rows in groups]
+    num_lines = max(-(-sum(label.count("\n") + 1 for label in labels) // ncols) for labels, ncols in legends)
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "handful",
@@ -78,13 +83,12 @@ def draw(summary: Summary) -> Figures | None:
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         # A glyph that the font lacks shows as a box in the PNG; the SVG holds the text itself.
         warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")
-        height = 3.9 + 0.2 * ((num_entries + 1) // 2)
+        height = 3.9 + 0.2 * num_lines
         figure = Figure(figsize=(7.2, height * len(groups)), layout="constrained")
         panels = figure.subplots(len(groups), 1, squeeze=False)[:, 0]
-        for panel, rows in zip(panels, groups, strict=True):
+        for panel, (title, rows) in zip(panels, groups, strict=True):
             _draw_panel(panel, rows, summary.columns)
-            if len(groups) > 1:
-                panel.set_title(printable(group_title(rows)), loc="left", fontsize=11)
+            panel.set_title(fill(printable(title), LEGEND_WIDTH), loc="left", fontsize=11)
         png, svg = BytesIO(), BytesIO()
         figure.savefig(png, format="png", dpi=160, facecolor=PAPER, metadata={"Software": None})
         figure.savefig(svg, format="svg", facecolor=PAPER, metadata={"Date": None, "Creator": None})
@@ -107,12 +111,10 @@ def _draw_panel(panel: Axes, rows: Sequence[Row], columns: Sequence[int]) -> Non
     panel.grid(axis="y", color=GRID, linewidth=0.8)
     panel.set_axisbelow(True)
     handles: list[Artist | ErrorbarContainer] = []
-    labels: list[str] = []
     shown = _shown(rows)
     curves = [row for row in shown if row.reads_labels]
     coloured = [row for row in curves if row.uses_model]
     for row in shown:
-        label = printable(row.label) + (" (reads no labels)" if not row.reads_labels else "")
         if row.reads_labels:
             place = curves.index(row)
             marker = MARKERS[place % len(MARKERS)]
@@ -126,8 +128,6 @@ def _draw_panel(panel: Axes, rows: Sequence[Row], columns: Sequence[int]) -> Non
         else:
             place = [other for other in shown if not other.reads_labels].index(row)
             handles.append(_draw_level(panel, row, (low, high), DASHES[place % len(DASHES)]))
-        # matplotlib leaves labels that begin with an underscore out of a legend.
-        labels.append(f" {label}" if label.startswith("_") else label)
     panel.xaxis.set_major_locator(FixedLocator(ticks))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.set_xticklabels([f"{tick:,}" for tick in ticks] if any(columns) else [""])
@@ -135,9 +135,20 @@ def _draw_panel(panel: Axes, rows: Sequence[Row], columns: Sequence[int]) -> Non
     panel.set_ylabel("accuracy on the test texts, %")
     for side in ("top", "right"):
         panel.spines[side].set_visible(False)
+    labels, ncols = _legend_labels(shown)
     panel.legend(
-        handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize=9,
+        handles, labels, ncols=ncols, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False,
+        fontsize=9,
     )
+
+
+def _legend_labels(rows: Sequence[Row]) -> tuple[list[str], int]:
+    """The labels of a legend, long ones folded, and how many columns they leave room for."""
+    labels = [printable(row.label) + ("" if row.reads_labels else " (reads no labels)") for row in rows]
+    # matplotlib leaves labels that begin with an underscore out of a legend.
+    labels = [f" {label}" if label.startswith("_") else label for label in labels]
+    ncols = 2 if all(len(label) <= LEGEND_WIDTH // 2 for label in labels) else 1
+    return [fill(label, LEGEND_WIDTH, drop_whitespace=False) for label in labels], ncols
 
 
 def _draw_curve(

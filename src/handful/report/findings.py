@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from handful.report.wording import bounds, group_title, listed, percent, plural, points
+from handful.report.wording import bounds, group_titles, listed, percent, plural, points
 from handful.summary import Cell, Row, Summary
 
 
 def findings(summary: Summary) -> list[str]:
     """What the numbers allow to say, most useful first; never empty."""
     sentences = []
-    for rows in summary.groups:
+    for title, rows in zip(group_titles(summary), summary.groups, strict=True):
         found = _group_findings(rows, summary.columns)
-        if found and len(summary.groups) > 1:
-            found[0] = f"On {group_title(rows)}: {found[0]}"
+        if found and title:
+            found[0] = f"On {title}: {found[0]}"
         sentences.extend(found)
     return sentences + _unfinished(summary)
 

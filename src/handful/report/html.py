@@ -31,25 +31,28 @@ def page(summary: Summary, figures: Figures | None) -> str:
     source = files(__package__ or "handful.report").joinpath("page.html").read_text(encoding="utf-8")
     groups = [
         {
-            "title": wording.group_title(rows) if len(summary.groups) > 1 else "",
+            "title": title,
             "rows": [
                 (wording.row_title(row), [_shown(row.cells[number]) for number in summary.columns])
                 for row in rows
             ],
         }
-        for rows in summary.groups
+        for title, rows in zip(wording.group_titles(summary), summary.groups, strict=True)
     ]
     tables = [
         ("Costs", "Means over seeds; a span where cells differ.", wording.cost_table(summary), False),
-        ("Texts", "What the records note about the texts.", wording.facts_table(summary), False),
+        ("Texts", "", wording.texts_table(summary), False),
         ("All numbers", "", wording.numbers_table(summary), True),
         ("Paired differences", "Row minus the one it is set against, paired by seed and by test text.",
          wording.differences_table(summary), True),
+        ("Other facts", "What else the records note of data, model and prompt.",
+         wording.facts_table(summary), True),
     ]
     return environment.from_string(source).render(
         name=summary.name,
         progress=wording.progress(summary),
         findings=findings(summary),
+        notes=summary.provenance.plan_notes,
         protocol=wording.protocol_lines(summary),
         # The SVG is matplotlib's own output; its text nodes are escaped there.
         figure=Markup(figures.inline) if figures else None,

@@ -16,7 +16,7 @@ from handful.report.wording import (
     differences_table,
     facts_table,
     footnotes,
-    group_title,
+    group_titles,
     mark,
     numbers_table,
     percent,
@@ -26,6 +26,7 @@ from handful.report.wording import (
     provenance_lines,
     row_title,
     state,
+    texts_table,
     unfinished_lines,
 )
 from handful.summary import Cell, Summary
@@ -35,13 +36,14 @@ def render(summary: Summary) -> str:
     """The report as Markdown text; it shows accuracy.svg when a cell has an accuracy."""
     blocks = [f"# {_escape(summary.name)}", f"{progress(summary)}."]
     blocks.append(" ".join(_escape(sentence) for sentence in findings(summary)))
+    blocks.extend(_escape(note) for note in summary.provenance.plan_notes)
     blocks.append(_pairs(protocol_lines(summary)))
     if summary.has_results:
         blocks.append("![Accuracy against number of labels](accuracy.svg)")
     blocks.append("## Accuracy")
-    for rows in summary.groups:
-        if len(summary.groups) > 1:
-            blocks.append(f"### {_escape(group_title(rows))}")
+    for title, rows in zip(group_titles(summary), summary.groups, strict=True):
+        if title:
+            blocks.append(f"### {_escape(title)}")
         head = ["method", *(f"N = {num_labels:,}" for num_labels in summary.columns)]
         body = [[_escape(row_title(row)), *(_cell(row.cells[n]) for n in summary.columns)] for row in rows]
         blocks.append(_table(head, body))
@@ -55,9 +57,10 @@ def render(summary: Summary) -> str:
             blocks += [f"## {title}", "\n".join(lines)]
     for title, (columns, body) in (
         ("Costs", cost_table(summary)),
-        ("Texts", facts_table(summary)),
+        ("Texts", texts_table(summary)),
         ("All numbers", numbers_table(summary)),
         ("Paired differences", differences_table(summary)),
+        ("Other facts", facts_table(summary)),
     ):
         if body:
             escaped = [[_escape(value) for value in row] for row in body]
@@ -70,7 +73,7 @@ def _cell(cell: Cell) -> str:
     words = []
     if cell.accuracy is not None:
         estimate = percent(cell.accuracy.estimate)
-        words.append(f"{f'**{estimate}**' if cell.is_best else estimate} {_escape(bounds(cell.accuracy))}")
+        words.append(f"{f'**{estimate}**' if cell.is_best else estimate} {bounds(cell.accuracy)}")
         if mark(cell):
             words.append(f"*{mark(cell)}*")
     if state(cell):
@@ -84,10 +87,11 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 
 def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
-    return "\n".join(f"- {what}: {_escape(how)}" for what, how in pairs)
+    return "\n".join(f"- {_escape(what)}: {_escape(how)}" for what, how in pairs)
 
 
 def _escape(text: str) -> str:
     text = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    # An underscore inside a word is no emphasis in GitHub's Markdown, and method names are full of them.
-    return re.sub(r"[\\`*\[\]|~#]|(?<!\w)_|_(?!\w)", lambda found: "\\" + found.group(), text)
+    # An underscore inside a word is no emphasis in GitHub's Markdown, and method names are full of them. A
+    # bracket makes a link or an image only before one of ( [ : and intervals are full of brackets.
+    return re.sub(r"[\\`*|~#]|\](?=[(\[:])|(?<!\w)_|_(?!\w)", lambda found: "\\" + found.group(), text)

@@ -17,7 +17,7 @@ from rich.text import Text
 from handful.report.wording import (
     bounds,
     footnotes,
-    group_title,
+    group_titles,
     mark,
     percent,
     printable,
@@ -48,13 +48,14 @@ def layout(summary: Summary, width: int = WIDTH) -> RenderableType:
         Text(f"{printable(summary.name)}: {progress(summary)}", style="bold"),
         Text(""),
     ]
-    for rows in summary.groups:
-        if len(summary.groups) > 1:
-            parts.append(Text(printable(group_title(rows)), style="italic"))
+    for name, rows in zip(group_titles(summary), summary.groups, strict=True):
+        if name:
+            parts.append(Text(printable(name), style="italic"))
         label_width = min(LABEL_WIDTH, max(len("method"), *(len(row_title(row)) for row in rows)))
         at_once = max(1, (width - label_width - 2) // (CELL_WIDTH + 2))
         for start in range(0, len(summary.columns), at_once):
             parts.append(_table(rows, summary.columns[start : start + at_once], label_width))
+            parts.append(Text(""))
     for title, entries in (("Failed", summary.failures), ("Missing", summary.missing)):
         if entries:
             parts.append(Text(title, style="bold"))

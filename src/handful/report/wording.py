@@ -50,11 +50,13 @@ def extent(values: tuple[int, int] | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """"0.31 s", "12 s", "5 min 20 s", "2 h 05 min"."""
+    """"< 0.01 s", "0.31 s", "12 s", "5 min 20 s", "2 h 05 min"."""
     if value is None:
         return ABSENT
+    if value < 0.005:
+        return "< 0.01 s"
     if value < 9.95:
-        return f"{value:.2g} s" if value < 1 else f"{value:.1f} s"
+        return f"{value:.2f} s" if value < 0.995 else f"{value:.1f} s"
     whole = round(value)
     if whole < 60:
         return f"{whole} s"
@@ -113,7 +115,7 @@ def distinct_values(values: Sequence[Any]) -> str:
     if len(numbers) == len(values):
         low, high = min(numbers), max(numbers)
         return f"{low:,}" if low == high else f"{low:,}{DASH}{high:,}"
-    return ", ".join(plain(value) for value in values)
+    return listed([plain(value) for value in values], limit=4)
 
 
 def leaves(value: Any, prefix: str = "") -> list[tuple[str, str]]:
@@ -187,9 +189,22 @@ def verdict(difference: Difference) -> str:
     return "not compared" if known is None else "differs" if known else "tie"
 
 
-def group_title(rows: Sequence[Row]) -> str:
-    """A name for the data that the rows of a group share."""
-    return part_name(rows[0].asked.get("data") or rows[0].spec.get("data") or "")
+def group_titles(summary: Summary) -> list[str]:
+    """A name for the data of each group, with what differs where two have one name; [""] for one group."""
+    if len(summary.groups) < 2:
+        return [""] * len(summary.groups)
+    data = [rows[0].asked.get("data") for rows in summary.groups]
+    names = [part_name(part) for part in data]
+    known = [dict(leaves(part)) for part in data]
+    titles = []
+    for name, values in zip(names, known, strict=True):
+        alike = [other for other, another in zip(known, names, strict=True) if another == name]
+        differing = [
+            f"{key}={value[:40]}" for key, value in values.items()
+            if any(other.get(key) != value for other in alike)
+        ]
+        titles.append(" ".join([name, *differing]))
+    return titles
 
 
 # -- lists --------------------------------------------------------------------------------------------------
@@ -209,7 +224,8 @@ def unfinished_lines(entries: Iterable[Unfinished]) -> list[tuple[str, str]]:
             if not known:
                 cells.append("reads no labels")
             else:
-                cells.append(f"{num_labels:,} labels (seed{'s' * (len(known) > 1)} {', '.join(known)})")
+                noun = "seed" if len(known) == 1 else "seeds"
+                cells.append(f"{plural(num_labels, 'label')} ({noun} {', '.join(known)})")
         lines.append((f"{row}: {', '.join(cells)}", reason))
     return lines
 
@@ -312,7 +328,7 @@ def provenance_lines(summary: Summary) -> list[tuple[str, str]]:
         lines.append(("Finished", first if first == last else f"{first} to {last}"))
     for what, values in (
         ("Device", made.devices), ("Host", made.hosts), ("Git", made.git), ("Engine", made.paths),
-        ("Note", (*made.plan_notes, *made.notes)),
+        ("Platform", made.platforms), ("Peak memory of", made.memory), ("Note", made.notes),
     ):
         lines.extend((what, value) for value in values)
     for what, parts in (
@@ -320,6 +336,9 @@ def provenance_lines(summary: Summary) -> list[tuple[str, str]]:
         ("Prompt", summary.protocol.prompts), ("Training", summary.protocol.training),
     ):
         lines.extend((what, assignments(part)) for part in parts)
+    for row in summary.rows:
+        if row.spec.get("method"):
+            lines.append((row.label, assignments(row.spec["method"])))
     if made.settings:
         lines.append(("Execution", assignments(made.settings)))
     if made.versions:
@@ -360,15 +379,36 @@ def cost_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     return head, table
 
 
+TEXT_FACTS = {
+    "num_texts_cut": "texts cut to fit the prompt",
+    "num_tokens_cut": "tokens cut",
+    "num_duplicates_across": "duplicates between training and test side",
+    "num_duplicates_removed": "duplicates removed",
+    "num_duplicates_within_train": "duplicates within the training side",
+}
+"""What a reader wants to know of the texts before any other fact, in this order."""
+
+
+def texts_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    """(head, rows): cut texts and duplicates by row; no rows when no record notes any."""
+    noted = {name for row in summary.rows for name in row.facts}
+    return _facts_table(summary, [name for name in TEXT_FACTS if name in noted])
+
+
 def facts_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    """(head, rows): duplicates, cut texts and whatever else the records note; no rows for nothing."""
-    names = list(dict.fromkeys(name for row in summary.rows for name in row.facts))
-    if not names:
-        return ["method"], []
-    head = ["method", *(name.removeprefix("num_").replace("_", " ") for name in names)]
+    """(head, rows): every other fact that the records note, one a line."""
+    names = dict.fromkeys(name for row in summary.rows for name in row.facts)
+    return _facts_table(summary, [name for name in names if name not in TEXT_FACTS])
+
+
+def _facts_table(summary: Summary, names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    head = ["over all runs of a row", *(row.label for row in summary.rows)]
     return head, [
-        [row_title(row), *(distinct_values(row.facts.get(name, ())) for name in names)]
-        for row in summary.rows
+        [
+            TEXT_FACTS.get(name, name.replace("_", " ")),
+            *(distinct_values(row.facts.get(name, ())) for row in summary.rows),
+        ]
+        for name in names
     ]
 
 

@@ -1,0 +1,227 @@
+"""One contract suite over the table of methods, on toy bases; adapters against plain peft."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from toys import toy_base
+
+from handful.engine.base import Base
+from handful.engine.scoring import normalise
+from handful.errors import RunError
+from handful.examples import EncodedExample, Task
+from handful.methods import METHODS
+from handful.spec import build_member
+from handful.training import TrainingSpec
+
+ANSWERS = ((30, 31), (30, 32), (33,))
+LABELS = ("good", "good enough", "bad")
+WORDS = ("lovely bright", "plain grey", "awful dark")
+TRAINING = TrainingSpec(batch_size=4, learning_rate=1e-2, updates=4, loss="answer")
+
+
+def examples(count: int, seed: int = 0) -> list[EncodedExample]:
+    rng = np.random.default_rng(seed)
+    prefix = tuple(rng.integers(40, 300, 10).tolist())
+    made = []
+    for number in range(count):
+        label = number % 3
+        body = tuple(rng.integers(40, 300, int(rng.integers(3, 40))).tolist()) + (100 + label,)
+        fields = {"text": f"{WORDS[label]} film number {number}"}
+        made.append(EncodedExample(f"e{number}", prefix + body, ANSWERS, label, fields))
+    return made
+
+
+TRAIN, TEST = examples(18), examples(9, seed=1)
+TASK = Task(LABELS, LABELS, examples(8, seed=2), examples(3, seed=3), (50, 51, 52))
+
+
+def make(name: str, **knobs: Any) -> Any:
+    problems: list[str] = []
+    method = build_member("method", {"name": name, **knobs}, problems)
+    assert not problems, problems
+    return method
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    made = toy_base("llama")
+    made.token_budget = 512
+    return made
+
+
+def fingerprint(base: Base) -> dict[str, Any]:
+    state = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+    wants = {name: p.requires_grad for name, p in base.model.named_parameters()}
+    modes = {name: module.training for name, module in base.model.named_modules()}
+    return {"state": state, "wants": wants, "modes": modes, "hooks": dict(base.model._forward_pre_hooks)}
+
+
+def same(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    equal = before["state"].keys() == after["state"].keys() and all(
+        torch.equal(before["state"][name], after["state"][name]) for name in before["state"]
+    )
+    return equal and all(before[key] == after[key] for key in ("wants", "modes", "hooks"))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_contract(name: str, base: Base, tmp_path: Path) -> None:
+    method = make(name)
+    before = fingerprint(base)
+    with method.attach(base, TASK, seed=1) as tuned:
+        curve = tuned.fit(TRAIN[:12], TRAIN[12:], TRAINING, seed=2)
+        scores = tuned.predict(TEST)
+        tuned.save(tmp_path)
+    assert same(before, fingerprint(base)), "the base must be bit-identical afterwards"
+    assert scores.shape == (9, 3) and scores.dtype == np.float64
+    assert np.allclose(np.exp(scores).sum(axis=1), 1)
+    assert set(curve.as_dict()) == {"points", "chosen_update", "chosen_by"}
+    with method.attach(base, TASK, seed=99, saved=tmp_path) as again:
+        assert np.allclose(again.predict(TEST), scores, atol=1e-5)
+    assert same(before, fingerprint(base))
+    with method.attach(base, TASK, seed=1) as third:
+        third.fit(TRAIN[:12], TRAIN[12:], TRAINING, seed=2)
+        assert np.array_equal(third.predict(TEST), scores), "same seed, same numbers, whatever ran before"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_resolve_fills_every_knob_and_is_idempotent(name: str) -> None:
+    cell = {"data": {}, "model": {"name": "causal_lm"}, "prompt": {"name": "cloze"}, "method": {"name": name},
+            "training": {}, "num_labels": 150, "seed": 3}  # fmt: skip
+    once = make(name).resolve(cell)
+    method = make(**once["method"])
+    assert method.resolve(once) == once
+    if once["training"] is not None:
+        full = TrainingSpec(**once["training"])
+        assert full.loss is not None and (full.epochs or full.updates)
+        assert method.learning_rate > 0
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if make(n).passes() > 0])
+def test_learning_rates_and_training_knobs_are_used(name: str, base: Base) -> None:
+    cell = {"method": {"name": name}, "training": {"learning_rate": 0.25}, "num_labels": 50, "seed": 0,
+            "data": {}, "model": {}, "prompt": {}}  # fmt: skip
+    assert make(name).resolve(cell)["method"]["learning_rate"] == 0.25
+    assert make(name, learning_rate=0.5).resolve(cell)["method"]["learning_rate"] == 0.5
+    with make(name, learning_rate=0.02).attach(base, TASK, seed=1) as tuned:
+        before = tuned.predict(TEST)
+        curve = tuned.fit(TRAIN, [], TRAINING, seed=2)
+        assert not np.allclose(tuned.predict(TEST), before)
+    assert curve.chosen_update == 4 and curve.chosen_by == "last update"
+
+
+@pytest.mark.parametrize("loss", ["answer", "labels"])
+@pytest.mark.parametrize("name", [n for n in METHODS if make(n).passes() > 0])
+def test_training_lowers_the_loss(name: str, loss: Any, base: Base) -> None:
+    training = dataclasses.replace(TRAINING, updates=30, loss=loss)
+    with make(name, learning_rate=1e-2).attach(base, TASK, seed=1) as tuned:
+        curve = tuned.fit(TRAIN, [], training, seed=2)
+    assert curve.points[-1]["train_loss"] < curve.points[0]["train_loss"]
+
+
+def peft_scores(base: Base, folder: Path) -> np.ndarray:
+    """Label log-probabilities by a plain PeftModel, one text and label at a time, from a fresh base."""
+    import peft
+
+    fresh = toy_base("llama")
+    model = peft.PeftModel.from_pretrained(fresh.model, folder).eval()
+    rows = []
+    for example in TEST:
+        row = []
+        for answer in example.answers:
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([example.tokens + answer])).logits[0].log_softmax(-1)
+            row.append(sum(float(logits[step - len(answer) - 1, token]) for step, token in enumerate(answer)))
+        rows.append(row)
+    return normalise(np.array(rows))
+
+
+@pytest.mark.parametrize("init", ["kaiming", "gaussian", "normal"])
+def test_saved_lora_gives_the_same_scores_in_plain_peft(init: str, base: Base, tmp_path: Path) -> None:
+    with make("lora", init=init, learning_rate=1e-2).attach(base, TASK, seed=1) as tuned:
+        tuned.fit(TRAIN, [], TRAINING, seed=2)
+        scores = tuned.predict(TEST)
+        tuned.save(tmp_path)
+    assert (tmp_path / "adapter_model.safetensors").is_file()
+    assert str(Path.cwd()) not in (tmp_path / "adapter_config.json").read_text()
+    assert np.abs(peft_scores(base, tmp_path) - scores).max() < 1e-4
+
+
+@pytest.mark.parametrize("init", ["text", "vocabulary", "random"])
+def test_saved_prompt_gives_the_same_scores_in_plain_peft(init: str, base: Base, tmp_path: Path) -> None:
+    with make("prompt_tuning", init=init, num_virtual_tokens=7).attach(base, TASK, seed=1) as tuned:
+        tuned.fit(TRAIN, [], TRAINING, seed=2)
+        scores = tuned.predict(TEST)
+        tuned.save(tmp_path)
+    assert tuned.num_trainable == 7 * 32
+    assert np.abs(peft_scores(base, tmp_path) - scores).max() < 1e-4
+
+
+def test_lora_scales_by_alpha_over_rank_and_counts_its_numbers(base: Base) -> None:
+    with make("lora", rank=2, alpha=16.0).attach(base, TASK, seed=1) as tuned:
+        layer = next(m for m in base.model.modules() if hasattr(m, "lora_A"))
+        assert layer.scaling["default"] == 8.0
+        # 3 layers: q 32 -> 32 and v 32 -> 16, rank 2 each
+        assert tuned.num_trainable == 3 * 2 * ((32 + 32) + (32 + 16))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "bloom", "gemma2"])
+def test_lora_finds_its_targets_on_other_architectures(kind: str) -> None:
+    other = toy_base(kind)
+    before = fingerprint(other)
+    with make("lora", learning_rate=1e-2).attach(other, TASK, seed=1) as tuned:
+        first = tuned.predict(TEST)
+        tuned.fit(TRAIN, [], TRAINING, seed=2)
+        assert not np.allclose(tuned.predict(TEST), first)
+    assert same(before, fingerprint(other))
+
+
+def test_unknown_targets_name_those_there_are(base: Base) -> None:
+    with pytest.raises(RunError, match="gate_proj.*targets"):
+        make("lora", targets=["nope"]).attach(base, TASK, seed=1)
+
+
+def test_zero_shot_calibration_makes_the_pool_even(base: Base) -> None:
+    with make("zero_shot", calibration="batch").attach(base, TASK, seed=0) as tuned:
+        assert np.allclose(np.exp(tuned.predict(TASK.pool)).mean(axis=0), 1 / 3, atol=1e-4)
+    with make("zero_shot", calibration="contextual").attach(base, TASK, seed=0) as tuned:
+        contextual = tuned.predict(TEST)
+    with make("zero_shot").attach(base, TASK, seed=0) as tuned:
+        plain = tuned.predict(TEST)
+        free = np.exp(tuned.predict(TASK.content_free)).mean(axis=0)
+    assert np.allclose(contextual, normalise(plain - np.log(free)), atol=1e-5)
+
+
+def test_tfidf_is_scikit_learns(tmp_path: Path, base: Base) -> None:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    for count in (18, 2):  # three labels, then two
+        train = [example for example in TRAIN if example.label < count]
+        with make("tfidf").attach(base, TASK, seed=0) as tuned:
+            tuned.fit(train[:12], train[12:], None, seed=0)
+            ours = tuned.predict(TEST)
+        pipeline = make_pipeline(
+            TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10.0, max_iter=2000)
+        )
+        pipeline.fit([e.fields["text"] for e in train], [e.label for e in train])
+        theirs = pipeline.predict_proba([e.fields["text"] for e in TEST])
+        assert np.allclose(np.exp(ours)[:, : theirs.shape[1]], theirs, atol=1e-6)
+
+
+def test_no_method_touches_the_next(base: Base) -> None:
+    """full after lora trains (peft's unload leaves every weight frozen), and lora after full starts afresh."""
+    with make("lora").attach(base, TASK, seed=1) as tuned:
+        first = tuned.predict(TEST)
+    with make("full", learning_rate=1e-3).attach(base, TASK, seed=1) as tuned:
+        before = tuned.predict(TEST)
+        tuned.fit(TRAIN, [], TRAINING, seed=2)
+        assert not np.allclose(before, tuned.predict(TEST))
+    with make("lora").attach(base, TASK, seed=1) as tuned:
+        assert np.array_equal(tuned.predict(TEST), first)

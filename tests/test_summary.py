@@ -1,0 +1,394 @@
+"""Summaries of synthetic study folders, against numbers computed by hand or by scipy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from handful.errors import StudyError
+from handful.identity import spec_id
+from handful.results import Predictions, RunRecord, StudyFolder
+from handful.statistics import crossed_interval, paired_crossed_interval
+from handful.summary import Cell, Row, Summary, summarise
+
+LORA = {"name": "lora", "rank": 8}
+ZERO_SHOT = {"name": "zero_shot"}
+TFIDF = {"name": "tfidf"}
+
+
+class Study:
+    """Builds a study folder cell by cell; correctness of each test text is given, nothing is trained."""
+
+    def __init__(self, path: Path, name: str = "toy study") -> None:
+        self.folder = StudyFolder(path)
+        self.folder.create()
+        self.name = name
+        self.cells: list[dict[str, Any]] = []
+
+    def plan(
+        self, method: Mapping[str, Any], num_labels: int, seed: int, **sections: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Adds a planned cell; zero_shot and tfidf resolve as the real ones do."""
+        asked: dict[str, Any] = {
+            "method": dict(method), "prompt": {"name": "alpaca"}, "model": {"checkpoint": "toy/base"},
+            "data": {"name": "imdb"}, "training": {"epochs": 2}, **sections,
+        }
+        spec = asked | {"num_labels": num_labels, "seed": seed}
+        if method["name"].startswith("zero_shot"):
+            spec |= {"num_labels": 0, "seed": 0}
+        if method["name"] == "tfidf":
+            spec |= {"model": {"name": "none"}, "prompt": {"name": "none"}}
+        cell = {
+            "spec_id": spec_id(spec), "spec": spec,
+            "asked": asked | {"num_labels": num_labels, "seed": seed},
+        }
+        self.cells.append(cell)
+        self.folder.write_plan(
+            {"name": self.name, "command": "handful study toy", "notes": ["a toy"], "cells": self.cells})
+        return cell
+
+    def finish(
+        self,
+        method: Mapping[str, Any],
+        num_labels: int,
+        seed: int,
+        correct: Sequence[int],
+        ids: Sequence[str] | None = None,
+        labels: Sequence[int] | None = None,
+        told: Mapping[str, Any] | None = None,
+        **sections: Mapping[str, Any],
+    ) -> str:
+        """Plans a cell and writes its record; `told` replaces fields of the record."""
+        cell = self.plan(method, num_labels, seed, **sections)
+        right = np.asarray(correct, dtype=bool)
+        ids = tuple(f"t{index}" for index in range(len(right))) if ids is None else tuple(ids)
+        gold = np.array([sum(map(ord, name)) % 2 for name in ids]) if labels is None else np.asarray(labels)
+        predicted = np.where(right, gold, 1 - gold)
+        scores = np.full((len(ids), 2), np.log(0.2))
+        scores[np.arange(len(ids)), predicted] = np.log(0.8)
+        selection = num_labels // 5 if num_labels > 50 else 0
+        fields: dict[str, Any] = {
+            "label_names": ("negative", "positive"),
+            "sample": {
+                "train_ids": [f"n{index}" for index in range(num_labels - selection)],
+                "selection_ids": [f"s{index}" for index in range(selection)],
+                "num_test": len(ids),
+            },
+            "metrics": {"accuracy": float(right.mean()), "macro_f1": 0.5, "log_loss": 0.25 + seed,
+                        "calibration_error": 0.125},
+            "curve": {"points": [], "chosen_update": 10 + seed, "chosen_by": "selection log-loss"},
+            "learned": {"num_trainable": 4096, "adapter_bytes": 8192},
+            "engine": {"path": "fast"},
+            "facts": {"num_duplicates_across": 3, "num_texts_cut": 12 + seed},
+            "execution": {
+                "seconds": {"load": 1.0, "train": 2.0 + seed, "test": 0.5}, "peak_memory_bytes": 10**9,
+                "versions": {"torch": "2.11.0"}, "device": "a CPU", "host": "here", "notes": [],
+                "finished_at": "2026-01-02T03:04:05+00:00",
+            },
+        } | dict(told or {})
+        self.folder.write_record(
+            RunRecord(cell["spec_id"], cell["spec"], "finished", **fields), Predictions(ids, gold, scores))
+        return str(cell["spec_id"])
+
+    def fail(
+        self,
+        method: Mapping[str, Any],
+        num_labels: int,
+        seed: int,
+        reason: str,
+        **sections: Mapping[str, Any],
+    ) -> None:
+        cell = self.plan(method, num_labels, seed, **sections)
+        self.folder.write_record(RunRecord(cell["spec_id"], cell["spec"], "failed", reason=reason), None)
+
+    @property
+    def summary(self) -> Summary:
+        return summarise(self.folder)
+
+
+def draws(accuracy: float, num_texts: int = 200, seed: int = 0) -> list[int]:
+    return (np.random.default_rng(seed).random(num_texts) < accuracy).astype(int).tolist()
+
+
+def row_of(summary: Summary, label: str) -> Row:
+    return next(row for row in summary.rows if row.label == label)
+
+
+def cell_of(summary: Summary, label: str, num_labels: int) -> Cell:
+    return row_of(summary, label).cells[num_labels]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return Study(tmp_path / "study")
+
+
+def test_one_seed_has_a_wilson_interval(study: Study) -> None:
+    study.finish(LORA, 16, 0, [1] * 15 + [0] * 5)
+    cell = cell_of(study.summary, "lora", 16)
+    reference = stats.binomtest(15, 20).proportion_ci(0.95, "wilson")
+    assert cell.accuracy is not None and cell.interval_kind == "wilson"
+    assert (cell.accuracy.estimate, cell.accuracy.low, cell.accuracy.high) == pytest.approx(
+        (0.75, reference.low, reference.high))
+
+
+def test_seeds_are_crossed_with_texts_and_matched_by_id(study: Study) -> None:
+    first, second = draws(0.8, seed=1), draws(0.7, seed=2)
+    names = [f"t{index}" for index in range(200)]
+    order = np.random.default_rng(3).permutation(200)
+    study.finish(LORA, 16, 0, first)
+    study.finish(LORA, 16, 1, np.array(second)[order].tolist(), ids=[names[index] for index in order])
+    cell = cell_of(study.summary, "lora", 16)
+    assert cell.accuracy == crossed_interval([first, second])
+    assert cell.interval_kind == "crossed"
+    assert cell.accuracies == pytest.approx((np.mean(first), np.mean(second)))
+    assert study.summary.protocol.test_texts_shared is True
+
+
+def test_other_test_texts_for_each_seed_give_a_t_interval_over_seeds(study: Study) -> None:
+    accuracies = []
+    for seed in range(3):
+        correct = draws(0.6 + 0.1 * seed, num_texts=50, seed=seed)
+        accuracies.append(np.mean(correct))
+        study.finish(LORA, 16, seed, correct, ids=[f"seed{seed}-{index}" for index in range(50)])
+    summary = study.summary
+    cell = cell_of(summary, "lora", 16)
+    low, high = stats.t.interval(0.95, 2, np.mean(accuracies), stats.sem(accuracies))
+    assert cell.accuracy is not None and cell.interval_kind == "t over seeds"
+    assert (cell.accuracy.low, cell.accuracy.high) == pytest.approx((low, high))
+    assert any("t interval over" in note for note in summary.notes)
+    assert summary.protocol.test_texts_shared is False
+
+
+def test_means_are_over_finished_seeds_and_never_over_some_of_them(study: Study) -> None:
+    study.finish(LORA, 100, 0, draws(0.8))
+    study.finish(LORA, 100, 1, draws(0.8, seed=1), told={"metrics": {"log_loss": 1.25}})
+    cell = cell_of(study.summary, "lora", 100)
+    assert cell.log_loss == pytest.approx(0.75)
+    assert cell.macro_f1 is None, "one seed lacks it"
+    assert cell.train_seconds == pytest.approx(2.5)
+    assert cell.test_texts_per_second == pytest.approx(400)
+    assert cell.num_trainable == (4096, 4096) and cell.adapter_bytes == (8192, 8192)
+    assert cell.chosen_updates == (10, 11)
+    assert study.summary.protocol.splits == {100: ((80, 20),)}
+
+
+def test_a_record_that_says_almost_nothing_gives_no_invented_number(study: Study) -> None:
+    parts = ("sample", "metrics", "curve", "learned", "engine", "facts", "execution")
+    empty: dict[str, Any] = {name: {} for name in parts}
+    study.finish(LORA, 16, 0, [1, 0, 1, 1], told=empty)
+    cell = cell_of(study.summary, "lora", 16)
+    assert cell.accuracy is not None and cell.accuracy.estimate == 0.75
+    assert {cell.macro_f1, cell.log_loss, cell.train_seconds, cell.test_texts_per_second,
+            cell.num_trainable, cell.adapter_bytes, cell.peak_memory_bytes} == {None}
+    assert study.summary.protocol.num_chosen_on_test == 0
+
+
+def test_a_run_that_reads_no_labels_is_one_run_in_every_column(study: Study) -> None:
+    for num_labels in (16, 50):
+        for seed in (0, 1):
+            study.finish(ZERO_SHOT, num_labels, seed, draws(0.6))
+    summary = study.summary
+    assert (summary.num_planned, summary.num_finished) == (1, 1)
+    row = row_of(summary, "zero_shot")
+    assert not row.reads_labels
+    for cell in row.cells.values():
+        assert (cell.num_seeds_planned, cell.num_seeds_finished) == (1, 1)
+        assert cell.interval_kind == "wilson" and not cell.reads_labels
+    assert row.cells[16].accuracy == row.cells[50].accuracy
+
+
+def test_a_run_that_reads_no_labels_fills_columns_it_was_not_asked_for(study: Study) -> None:
+    study.finish(ZERO_SHOT, 16, 0, draws(0.6))
+    study.finish(LORA, 50, 0, draws(0.7))
+    summary = study.summary
+    assert cell_of(summary, "zero_shot", 50).accuracy == cell_of(summary, "zero_shot", 16).accuracy
+    assert cell_of(summary, "lora", 16).status == "not planned"
+    assert summary.num_planned == 2
+
+
+def test_states_and_counts(study: Study) -> None:
+    study.finish(LORA, 16, 0, draws(0.7))
+    study.fail(LORA, 16, 1, "the loss is not a number")
+    study.fail(LORA, 50, 0, "out of memory")
+    study.fail(LORA, 50, 1, "out of memory")
+    study.plan(LORA, 200, 0)
+    study.plan(LORA, 200, 1)
+    study.finish(LORA, 800, 0, draws(0.9))
+    study.plan(LORA, 800, 1)
+    summary = study.summary
+    assert {n: cell.status for n, cell in row_of(summary, "lora").cells.items()} == {
+        16: "partial", 50: "failed", 200: "missing", 800: "partial"}
+    partial = cell_of(summary, "lora", 16)
+    assert (partial.num_seeds_planned, partial.num_seeds_finished, partial.num_seeds_failed) == (2, 1, 1)
+    assert cell_of(summary, "lora", 800).num_seeds_missing == 1
+    counts = (summary.num_planned, summary.num_finished, summary.num_failed, summary.num_missing)
+    assert counts == (8, 2, 3, 3)
+    assert [(entry.num_labels, entry.seed, entry.reason) for entry in summary.failures] == [
+        (16, 1, "the loss is not a number"), (50, 0, "out of memory"), (50, 1, "out of memory")]
+    assert [(entry.num_labels, entry.seed) for entry in summary.missing] == [(200, 0), (200, 1), (800, 1)]
+
+
+def test_predictions_that_are_not_whole_make_a_cell_missing(study: Study) -> None:
+    name = study.finish(LORA, 16, 0, draws(0.7))
+    (study.folder.path / "records" / f"{name}.parquet").write_bytes(b"cut off")
+    summary = study.summary
+    assert cell_of(summary, "lora", 16).status == "missing" and summary.num_missing == 1
+
+
+def test_the_best_of_a_column_and_paired_differences(study: Study) -> None:
+    base = draws(0.6, seed=9)
+    lora = [draws(0.9, seed=1), draws(0.9, seed=2)]
+    tfidf = [[*lora[0][:-3], 0, 1, 0], [*lora[1][:-3], 1, 0, 1]]
+    for seed in (0, 1):
+        study.finish(ZERO_SHOT, 50, seed, base)
+        study.finish(LORA, 50, seed, lora[seed])
+        study.finish(TFIDF, 50, seed, tfidf[seed])
+    summary = study.summary
+    means = {"lora": np.mean(lora), "tfidf": np.mean(tfidf)}
+    best = max(means, key=lambda name: means[name])
+    other = "tfidf" if best == "lora" else "lora"
+    assert cell_of(summary, best, 50).is_best and cell_of(summary, best, 50).versus_best is None
+    tie = cell_of(summary, other, 50).versus_best
+    correct = {"lora": lora, "tfidf": tfidf}
+    assert tie is not None and tie.interval == paired_crossed_interval(correct[other], correct[best])
+    assert (tie.other, tie.num_seeds, tie.num_texts, tie.p_value) == (best, 2, 200, None)
+    assert tie.distinguishable is False and cell_of(summary, other, 50).ties_best
+    (gain,) = cell_of(summary, "lora", 50).versus_no_labels
+    assert gain.interval == paired_crossed_interval(lora, [base])
+    assert gain.distinguishable is True
+    loss = cell_of(summary, "zero_shot", 50).versus_best
+    forward = paired_crossed_interval(correct[best], [base])
+    assert loss is not None and loss.interval is not None and loss.distinguishable is True
+    assert (loss.interval.estimate, loss.interval.low, loss.interval.high) == (
+        -forward.estimate, -forward.high, -forward.low)
+    assert cell_of(summary, "zero_shot", 50).versus_no_labels == ()
+
+
+def test_one_run_on_either_side_is_compared_by_the_exact_mcnemar_test(study: Study) -> None:
+    a, b = [1] * 20 + [0] * 20 + [1] * 60, [1] * 20 + [1] * 12 + [0] * 8 + [1] * 55 + [0] * 5
+    study.finish(ZERO_SHOT, 50, 0, a)
+    study.finish(LORA, 50, 0, b)
+    (versus,) = cell_of(study.summary, "lora", 50).versus_no_labels
+    assert versus.p_value == pytest.approx(stats.binomtest(5, 17, 0.5).pvalue)
+    assert versus.interval is not None and versus.interval.estimate == pytest.approx(0.07)
+    assert versus.distinguishable is False
+
+
+def test_pairs_are_made_by_seed(study: Study) -> None:
+    kept = draws(0.7, seed=1)
+    study.finish(LORA, 50, 0, kept)
+    study.finish(LORA, 50, 1, draws(0.7, seed=2))
+    study.fail(TFIDF, 50, 0, "no")
+    study.finish(TFIDF, 50, 1, draws(0.5, seed=3))
+    study.finish({"name": "probe"}, 50, 2, draws(0.5, seed=4))
+    summary = study.summary
+    versus = cell_of(summary, "tfidf", 50).versus_best
+    assert versus is not None and versus.num_seeds == 1 and versus.p_value is not None
+    apart = cell_of(summary, "probe", 50).versus_best
+    assert apart is not None and apart.interval is None and apart.distinguishable is None
+    assert not cell_of(summary, "probe", 50).ties_best
+    assert any("not compared" in note for note in summary.notes)
+
+
+def test_each_seed_with_its_own_texts_is_still_paired(study: Study) -> None:
+    gaps = []
+    for seed in range(3):
+        ids = [f"seed{seed}-{index}" for index in range(60)]
+        a, b = draws(0.9, 60, seed=seed), draws(0.6, 60, seed=10 + seed)
+        gaps.append(np.mean(b) - np.mean(a))
+        study.finish(LORA, 16, seed, a, ids=ids)
+        study.finish(TFIDF, 16, seed, b, ids=ids)
+    versus = cell_of(study.summary, "tfidf", 16).versus_best
+    low, high = stats.t.interval(0.95, 2, np.mean(gaps), stats.sem(gaps))
+    assert versus is not None and versus.interval is not None
+    assert (versus.interval.low, versus.interval.high) == pytest.approx((low, high))
+
+
+def test_one_id_with_two_labels_is_not_paired(study: Study) -> None:
+    study.finish(LORA, 16, 0, draws(0.9), labels=[0] * 200)
+    study.finish(TFIDF, 16, 0, draws(0.6), labels=[1] * 200)
+    versus = cell_of(study.summary, "tfidf", 16).versus_best
+    assert versus is not None and versus.interval is None
+
+
+def test_rows_on_other_data_have_a_best_of_their_own(study: Study) -> None:
+    for name, accuracy in (("imdb", 0.9), ("sst", 0.6)):
+        study.finish(LORA, 16, 0, draws(accuracy), data={"name": name})
+        study.finish(TFIDF, 16, 0, draws(accuracy - 0.2), data={"name": name})
+    summary = study.summary
+    assert [row.label for row in summary.rows if row.cells[16].is_best] == ["lora data=imdb", "lora data=sst"]
+    assert len(summary.groups) == 2
+    versus = cell_of(summary, "tfidf data=sst", 16).versus_best
+    assert versus is not None and versus.other == "lora data=sst"
+
+
+def test_row_labels_show_what_differs(study: Study) -> None:
+    study.plan({"name": "lora", "rank": 8, "alpha": 16}, 16, 0)
+    study.plan({"name": "lora", "rank": 16, "alpha": 16}, 16, 0)
+    study.plan({"name": "loreft", "rank": 4}, 16, 0)
+    study.plan({"name": "tfidf"}, 16, 0)
+    assert [row.label for row in study.summary.rows] == ["lora rank=8", "lora rank=16", "loreft", "tfidf"]
+
+
+def test_row_labels_show_other_sections_and_stay_apart(study: Study) -> None:
+    long = "Decide. " * 20
+    study.plan(LORA, 16, 0, prompt={"name": "alpaca"})
+    study.plan(LORA, 16, 0, prompt={"name": "cloze"})
+    study.plan(LORA, 16, 0, prompt={"name": "cloze", "instruction": long + "a"})
+    study.plan(LORA, 16, 0, prompt={"name": "cloze", "instruction": long + "b"})
+    labels = [row.label for row in study.summary.rows]
+    assert labels[0] == "lora prompt=alpaca" and labels[1] == "lora prompt=cloze"
+    assert len(set(labels)) == 4 and all(len(label) < 90 for label in labels)
+
+
+def test_a_knob_that_one_row_leaves_to_its_default_is_told_from_the_resolved_spec(study: Study) -> None:
+    first = study.plan({"name": "lora"}, 16, 0)
+    first["spec"] = first["spec"] | {"method": {"name": "lora", "rank": 4}}
+    study.plan({"name": "lora", "rank": 16}, 16, 0)
+    assert [row.label for row in study.summary.rows] == ["lora rank=4", "lora rank=16"]
+
+
+def test_choices_on_test_texts_are_counted(study: Study) -> None:
+    told = {"curve": {"points": [], "chosen_update": 3, "chosen_by": "test accuracy (the paper's protocol)"}}
+    study.finish(LORA, 16, 0, draws(0.7), told=told)
+    study.finish(LORA, 16, 1, draws(0.7, seed=1))
+    protocol = study.summary.protocol
+    assert protocol.num_chosen_on_test == 1
+    assert protocol.chosen_by == {"test accuracy (the paper's protocol)": 1, "selection log-loss": 1}
+
+
+def test_an_empty_plan_and_no_study(study: Study, tmp_path: Path) -> None:
+    study.folder.write_plan({"name": "empty", "command": "", "notes": [], "cells": []})
+    assert study.summary.rows == () and not study.summary.has_results
+    with pytest.raises(StudyError):
+        summarise(StudyFolder(tmp_path / "nowhere"))
+
+
+def test_facts_and_provenance_come_from_records(study: Study) -> None:
+    study.finish(LORA, 16, 0, draws(0.7))
+    study.finish(LORA, 16, 1, draws(0.7, seed=1))
+    study.folder.write_execution({"device": "cpu", "notes": ["device changed"]})
+    summary = study.summary
+    assert row_of(summary, "lora").facts == {"num_duplicates_across": (3,), "num_texts_cut": (12, 13)}
+    assert row_of(summary, "lora").engine_paths == ("fast",)
+    assert summary.provenance.versions == {"torch": ("2.11.0",)}
+    assert summary.provenance.notes == ("device changed",)
+    assert summary.provenance.command == "handful study toy"
+    assert summary.label_names == ("negative", "positive")
+
+
+def test_summary_and_report_load_neither_torch_nor_matplotlib() -> None:
+    source = Path(__file__).resolve().parent.parent / "src"
+    check = (
+        "import handful.report, handful.summary, sys; "
+        "assert not {'torch', 'transformers', 'matplotlib', 'handful.spec'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True, env={"PYTHONPATH": str(source)}, timeout=60)

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from handful import __version__
 from handful.cli import Pace, main
@@ -142,6 +144,10 @@ def test_a_study_runs_shows_its_table_and_goes_on(typed: Typed, tmp_path: Path) 
     code, out, _ = typed("study", "light.toml")
     assert code == 0
     assert out.count("finished in") == 1
+
+    code, out, _ = typed("study", "light.toml")
+    assert code == 0
+    assert "finished in" not in out and "Nothing is left to run" in out and "N = 16" in out
 
 
 def test_a_failed_cell_is_exit_code_1_and_is_shown(
@@ -337,6 +343,28 @@ def test_pins_hold_for_every_build_and_name_no_place() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
     assert {line.split(">=")[0] for line in wanted} <= pinned
+
+
+def test_the_bars_of_a_terminal_take_every_event() -> None:
+    from handful.cli import _shown
+    from handful.executors import CellEnded, CellProgress, CellStarted
+    from handful.spec import read_study, resolve_cell
+
+    preset = read_study("quickstart")
+    spec = resolve_cell(next(cell for cell in preset.cells if cell["method"]["name"] == "tfidf"))
+    stream = StringIO()
+    console = Console(file=stream, force_terminal=True, width=80, color_system=None)
+    with _shown(console, {spec.spec_id: 10.0}) as show:
+        show(CellStarted(1, 2, "first [bold]label", spec))
+        show(CellProgress("train", 3, 7))
+        show(CellProgress("", 0, 0))
+        show(CellEnded(1, 2, "failed", "out of [red]memory", 3.0))
+        show(CellStarted(2, 2, "second", spec))
+        show(CellEnded(2, 2, "finished", "", 3.0))
+    shown = stream.getvalue()
+    assert "first [bold]label" in shown and "out of [red]memory" in shown
+    assert "second: finished in 3.0 s" in shown
+    assert "10 s left" in shown
 
 
 def test_remaining_time_is_corrected_by_what_cells_took() -> None:

@@ -123,17 +123,18 @@ def study_verb(file_or_preset: StudyArgument, model: ModelOption = None, output:
         from handful.report import print_table
         from handful.results import StudyFolder
         from handful.spec import read_study
-        from handful.study import plan_study, run_study
+        from handful.study import pending_runs, plan_study, run_plan
         from handful.summary import summarise
 
         study = read_study(file_or_preset, model)
         command = _command("study", file_or_preset, model, output)
         folder = StudyFolder(_output_folder(output, study.name))
         plan = plan_study(study, command)
+        is_done = not pending_runs(plan, folder)
         seconds = _cell_seconds(study, plan, folder)
     try:
         with _shown(console, seconds) as show:
-            outcome = run_study(study, folder.path, command, show)
+            outcome = run_plan(plan, study.execution, folder.path, show)
     except KeyboardInterrupt:
         console.print()
         if folder.path.is_dir():
@@ -142,6 +143,8 @@ def study_verb(file_or_preset: StudyArgument, model: ModelOption = None, output:
         else:
             _say(console, "Stopped before anything was written.")
         raise typer.Exit(INTERRUPTED) from None
+    if is_done:
+        _say(console, "Nothing is left to run: every cell has its record.")
     page = _write_report(folder)
     console.print()
     print_table(summarise(folder), console)
@@ -166,7 +169,11 @@ def _cell_seconds(study: StudySpec, plan: Plan, folder: StudyFolder) -> dict[str
     except Exception:
         # A bar that runs unevenly is no reason to keep a study from running.
         return {}
-    return {run.spec.spec_id: run.seconds for run in estimated.pending}
+    seconds = {run.spec.spec_id: run.seconds for run in estimated.pending}
+    if seconds:
+        # The base and the texts are loaded inside the first run.
+        seconds[estimated.pending[0].spec.spec_id] += estimated.load_seconds
+    return seconds
 
 
 class Pace:
@@ -235,7 +242,7 @@ class _Bars:
 
         self.progress = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=14),
             TextColumn("{task.fields[count]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}", markup=False),
@@ -258,7 +265,10 @@ class _Bars:
             self.progress.update(
                 self._study, total=event.total, completed=before, count=f"{before}/{event.total}"
             )
-            self.progress.reset(self._cell, total=None, description=event.label, count="", visible=True)
+            # reset forgets the fields, so each is given again
+            self.progress.reset(
+                self._cell, total=None, description=event.label, count="", left="", visible=True
+            )
         elif isinstance(event, CellProgress):
             share = f"{event.done / event.total:4.0%}" if event.total else ""
             self.progress.update(
@@ -274,7 +284,7 @@ class _Bars:
             self._spec_id, self._start = "", time.monotonic()
         left = self._pace.remaining(self._spec_id, time.monotonic() - self._start)
         if left is not None:
-            self.progress.update(self._study, left=f"about {_duration(left)} left")
+            self.progress.update(self._study, left=f"{_duration(left)} left")
 
 
 # -- plan ----------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ CHARACTERS_PER_SECOND = 2e6
 ACTIVATION_UNITS = 17
 """Numbers per token, layer and unit of width that a backward pass needs: 34 bytes in 16 bits (Korthikanti et
 al. 2022, without attention matrices)."""
-PROCESS_BYTES = 0.7e9
+PROCESS_BYTES = 0.6e9
 """Python with torch and transformers, on the CPU."""
 
 SAMPLE_TEXTS = 256
@@ -292,6 +292,7 @@ def _with_base(
         updates, batch = spec.training.num_updates(num_train), spec.training.batch_size
         packs = math.ceil(batch * (own + lengths.train_answer) / room)
         per_update = batch * (own + lengths.train_answer) + packs * root
+        packed = min(settings.token_budget, per_update)
         flops = updates * shape.forward_flops(per_update, context, batch) * passes
         train_tokens = updates * per_update
         seconds += flops / flops_per_second / TRAINING_EFFICIENCY

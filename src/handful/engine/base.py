@@ -33,7 +33,7 @@ class Base:
     """A frozen base: the model, its tokenizer and where it lies. The base `none` has neither.
 
     facts go into the record (architecture, number of parameters). token_budget: tokens in one forward pass,
-    a power of two, chosen once per study.
+    a power of two, chosen once per study. bare_scores: label scores of the base alone, by content of the prompts.
     """
 
     model: Any
@@ -43,6 +43,7 @@ class Base:
     context_length: int | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     token_budget: int = 4096
+    bare_scores: dict[str, Any] = field(default_factory=dict)
 
     @property
     def network(self) -> nn.Module:

@@ -6,6 +6,7 @@ Knows nothing of prompts, methods or files.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,6 +44,17 @@ def label_scores(base: Base, examples: Sequence[EncodedExample], graft: Graft, t
         progress.amount("scored_tokens", batch.num_tokens)
         progress.advance(done, len(items))
     return scores
+
+
+def bare_label_scores(base: Base, examples: Sequence[EncodedExample]) -> np.ndarray:
+    """`label_scores` of the base alone, remembered by content: a study asks for the same ones in many cells."""
+    content = hashlib.sha256()
+    for example in examples:
+        content.update(repr((example.tokens, example.answers)).encode())
+    key = content.hexdigest()
+    if key not in base.bare_scores:
+        base.bare_scores[key] = label_scores(base, examples, Graft(), base.token_budget)
+    return base.bare_scores[key].copy()  # type: ignore[no-any-return]
 
 
 def normalise(scores: np.ndarray) -> np.ndarray:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from handful.engine.base import Base
 from handful.engine.graft import Graft, ParameterGroup
 from handful.errors import SpecError
 from handful.examples import Task
-from handful.methods.grafted import GraftTuned
+from handful.methods.grafted import PRIOR_TEXTS, GraftTuned, Start, pool_prior, starting_point
 from handful.training import Recipe
 
 RECIPE = Recipe(learning_rate=1e-4, loss="answer", epochs=((200, 8), (1000, 4), (float("inf"), 2)))
@@ -26,6 +27,7 @@ class Full:
 
     name: ClassVar[str] = "full"
 
+    start: Start | None = None
     learning_rate: float | None = None
 
     def __post_init__(self) -> None:
@@ -35,8 +37,8 @@ class Full:
     def resolve(self, cell: Mapping[str, Any]) -> Mapping[str, Any]:
         """Fills the recipe."""
         training = RECIPE.fill(cell, self.learning_rate)
-        return {**cell, "method": {"name": self.name, "learning_rate": training.pop("learning_rate")},
-                "training": training}  # fmt: skip
+        return {**cell, "method": {"name": self.name, "start": starting_point(self.start, training),
+                                   "learning_rate": training.pop("learning_rate")}, "training": training}  # fmt: skip
 
     def check(self, context_length: int | None, max_tokens: int | None) -> None:
         """Nothing that could fail."""
@@ -48,6 +50,11 @@ class Full:
     def extra_tokens(self) -> int:
         """Virtual tokens before a prompt."""
         return 0
+
+    def _prior(self, base: Base, task: Task) -> Callable[[Graft], np.ndarray] | None:
+        if self.start != "calibrated":
+            return None
+        return lambda graft: pool_prior(base, task, PRIOR_TEXTS)
 
     def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> GraftTuned:
         """Trains the base itself; a copy of its weights restores it."""
@@ -66,7 +73,7 @@ class Full:
             trained = [parameter.requires_grad_(True) for parameter in network.parameters()]
             return Graft([ParameterGroup(trained, self.learning_rate or RECIPE.learning_rate)], undo=undo)
 
-        return GraftTuned(base, task, make, lambda folder: base.network.save_pretrained(folder), None, saved)
+        return GraftTuned(base, task, make, lambda folder: base.network.save_pretrained(folder), self._prior(base, task), saved)
 
 
 def _load(network: torch.nn.Module, folder: Path) -> None:

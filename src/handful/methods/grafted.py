@@ -9,15 +9,17 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Literal
 
 import numpy as np
 from torch import nn
 
 from handful import progress
+from handful.calibration import batch_offset
 from handful.engine.base import Base
 from handful.engine.graft import Graft
-from handful.engine.scoring import label_scores, normalise
-from handful.errors import ModelError
+from handful.engine.scoring import bare_label_scores, label_scores, normalise
+from handful.errors import ModelError, RunError, SpecError
 from handful.examples import EncodedExample, Task
 from handful.training import Curve, TrainingSpec, fit_graft
 
@@ -29,8 +31,8 @@ SCORING_FILE = "scoring.json"
 class GraftTuned:
     """A graft on a base. Leaving it takes the graft off and restores requires_grad and mode.
 
-    make: puts the method on the base and gives its graft. prior: [labels] from no text, added to the labels'
-    scores. write: saves the graft's parameters into a folder.
+    make: puts the method on the base and gives its graft. prior: [labels] from the graft before training,
+    added to the labels' scores. write: saves the graft's parameters into a folder.
     is_adapter: what it saves is small beside the base.
     """
 
@@ -40,7 +42,7 @@ class GraftTuned:
         task: Task,
         make: Callable[[], Graft],
         write: Callable[[Path], None],
-        prior: Callable[[Base, Task], np.ndarray] | None = None,
+        prior: Callable[[Graft], np.ndarray] | None = None,
         saved: Path | None = None,
         is_adapter: bool = False,
     ) -> None:
@@ -53,13 +55,13 @@ class GraftTuned:
         self._base, self._task, self._write = base, task, write
         self._before = _state(base.network)
         self.offset = np.zeros(len(task.label_names))
+        base.network.eval()
+        self._graft = make()
         if saved is not None:
             self.offset = np.array(json.loads((saved / SCORING_FILE).read_text(encoding="utf-8"))["offset"])
         elif prior is not None:
             with progress.stage("prior"):
-                self.offset = prior(base, task)
-        base.network.eval()
-        self._graft = make()
+                self.offset = prior(self._graft)
         self.num_trainable = self._graft.num_trainable
 
     def fit(
@@ -116,3 +118,37 @@ def _restore(network: nn.Module, before: _State) -> None:
         parameter.grad = None
     for name, module in network.named_modules():
         module.training = modes[name]
+
+
+PRIOR_TEXTS = 256
+"""Unlabelled texts that a calibrated start looks at."""
+
+Start = Literal["calibrated", "raw"]
+
+
+def starting_point(start: Start | None, training: dict[str, Any]) -> Start:
+    """The start of a method that trains: calibrated where the loss is over the labels, unless the study says raw.
+
+    The loss over the vocabulary never sees the offset, so that training would count the prior twice: raises
+    SpecError when a study asks for both.
+    """
+    if start == "calibrated" and training["loss"] != "labels":
+        raise SpecError('start = "calibrated" needs training = { loss = "labels" }: the other loss never sees the offset')
+    return start or ("calibrated" if training["loss"] == "labels" else "raw")
+
+
+def pool_prior(base: Base, task: Task, size: int, graft: Graft | None = None) -> np.ndarray:
+    """[labels] offset with which the first `size` unlabelled texts have no favourite label.
+
+    graft: as it stands before training; None for the base alone, whose scores are remembered. Raises
+    RunError when there are no unlabelled texts.
+    """
+    pool = [task.pool[index] for index in range(min(size, len(task.pool)))]
+    if not pool:
+        raise RunError(
+            "there are no unlabelled training-side texts to take the label prior from: give the data a test side "
+            "of its own (test_path or test_size), or do without calibration"
+        )
+    if graft is None:
+        return batch_offset(normalise(bare_label_scores(base, pool)))
+    return batch_offset(normalise(label_scores(base, pool, graft, base.token_budget)))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -14,7 +15,7 @@ from handful.engine.base import Base
 from handful.engine.graft import Graft, ParameterGroup
 from handful.errors import RunError, SpecError
 from handful.examples import Task
-from handful.methods.grafted import GraftTuned
+from handful.methods.grafted import PRIOR_TEXTS, GraftTuned, Start, pool_prior, starting_point
 from handful.training import Recipe
 
 RECIPE = Recipe(learning_rate=1e-3, loss="answer", epochs=((200, 8), (1000, 4), (float("inf"), 2)))
@@ -36,6 +37,7 @@ class LoRA:
     dropout: float = 0.1
     targets: tuple[str, ...] = ("auto",)
     init: Literal["kaiming", "gaussian", "normal"] = "kaiming"
+    start: Start | None = None
     learning_rate: float | None = None
 
     def __post_init__(self) -> None:
@@ -57,7 +59,7 @@ class LoRA:
         rate = training.pop("learning_rate")
         knobs = {
             "name": self.name, "rank": self.rank, "alpha": float(self.alpha), "dropout": float(self.dropout),
-            "targets": list(self.targets), "init": self.init, "learning_rate": rate,
+            "targets": list(self.targets), "init": self.init, "start": starting_point(self.start, training), "learning_rate": rate,
         }  # fmt: skip
         return {**cell, "method": knobs, "training": training}
 
@@ -71,6 +73,11 @@ class LoRA:
     def extra_tokens(self) -> int:
         """Virtual tokens before a prompt."""
         return 0
+
+    def _prior(self, base: Base, task: Task) -> Callable[[Graft], np.ndarray] | None:
+        if self.start != "calibrated":
+            return None
+        return lambda graft: pool_prior(base, task, PRIOR_TEXTS)
 
     def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> GraftTuned:
         """Adapters on the target modules; undone, the base is bit-identical."""
@@ -107,7 +114,7 @@ class LoRA:
                 undo=lambda: _unload(model),
             )
 
-        return GraftTuned(base, task, make, lambda folder: placed[0].save_pretrained(folder), None, saved, True)
+        return GraftTuned(base, task, make, lambda folder: placed[0].save_pretrained(folder), self._prior(base, task), saved, True)
 
     def _targets(self, network: nn.Module) -> list[str]:
         names = {name.rsplit(".", 1)[-1] for name, module in network.named_modules() if _linear(module)}

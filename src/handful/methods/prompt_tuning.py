@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from handful.engine.base import Base
 from handful.engine.graft import Graft, ParameterGroup
 from handful.errors import SpecError
 from handful.examples import Task
-from handful.methods.grafted import GraftTuned
+from handful.methods.grafted import PRIOR_TEXTS, GraftTuned, Start, pool_prior, starting_point
 from handful.training import Recipe
 
 RECIPE = Recipe(learning_rate=3e-2, loss="answer", epochs=((200, 8), (1000, 4), (float("inf"), 2)))
@@ -32,6 +33,7 @@ class PromptTuning:
 
     num_virtual_tokens: int = 20
     init: Literal["text", "vocabulary", "random"] = "vocabulary"
+    start: Start | None = None
     learning_rate: float | None = None
 
     def __post_init__(self) -> None:
@@ -47,7 +49,7 @@ class PromptTuning:
         """Fills the recipe."""
         training = RECIPE.fill(cell, self.learning_rate)
         knobs = {"name": self.name, "num_virtual_tokens": self.num_virtual_tokens, "init": self.init,
-                 "learning_rate": training.pop("learning_rate")}  # fmt: skip
+                 "start": starting_point(self.start, training), "learning_rate": training.pop("learning_rate")}  # fmt: skip
         return {**cell, "method": knobs, "training": training}
 
     def check(self, context_length: int | None, max_tokens: int | None) -> None:
@@ -68,6 +70,11 @@ class PromptTuning:
     def extra_tokens(self) -> int:
         """Virtual tokens before a prompt."""
         return self.num_virtual_tokens
+
+    def _prior(self, base: Base, task: Task) -> Callable[[Graft], np.ndarray] | None:
+        if self.start != "calibrated":
+            return None
+        return lambda graft: pool_prior(base, task, PRIOR_TEXTS, graft)
 
     def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> GraftTuned:
         """A prompt encoder of peft's beside the base; the base itself is not touched."""
@@ -100,7 +107,7 @@ class PromptTuning:
                 num_virtual=self.num_virtual_tokens,
             )
 
-        return GraftTuned(base, task, make, lambda folder: placed[0].save_pretrained(folder), None, saved, True)
+        return GraftTuned(base, task, make, lambda folder: placed[0].save_pretrained(folder), self._prior(base, task), saved, True)
 
     def _start(self, base: Base, task: Task) -> Tensor:
         """[virtual, width] from the generator as it stands."""

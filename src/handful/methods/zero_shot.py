@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from handful.calibration import batch_offset, contextual_offset
+from handful.calibration import contextual_offset
 from handful.engine.base import Base
 from handful.engine.graft import Graft
-from handful.engine.scoring import label_scores, normalise
-from handful.errors import RunError, SpecError
+from handful.engine.scoring import bare_label_scores, normalise
+from handful.errors import SpecError
 from handful.examples import Task
-from handful.methods.grafted import GraftTuned
+from handful.methods.grafted import GraftTuned, pool_prior
 
 
 @dataclass(frozen=True)
@@ -55,23 +55,12 @@ class ZeroShot:
 
     def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> GraftTuned:
         """An empty graft, and the prior of the chosen calibration."""
-        return GraftTuned(base, task, Graft, lambda folder: None, self._prior, saved)
+        return GraftTuned(base, task, Graft, lambda folder: None, lambda graft: self._prior(base, task), saved)
 
     def _prior(self, base: Base, task: Task) -> np.ndarray:
         if self.calibration == "none":
             return np.zeros(len(task.label_names))
         if self.calibration == "contextual":
-            scores = normalise(label_scores(base, list(task.content_free), Graft(), base.token_budget))
+            scores = normalise(bare_label_scores(base, list(task.content_free)))
             return contextual_offset(scores)
         return pool_prior(base, task, self.pool_size)
-
-
-def pool_prior(base: Base, task: Task, size: int) -> np.ndarray:
-    """[labels] offset from the first `size` unlabelled texts. Raises RunError when there are none."""
-    pool = [task.pool[index] for index in range(min(size, len(task.pool)))]
-    if not pool:
-        raise RunError(
-            "there are no unlabelled training-side texts to take the label prior from: give the data a test side "
-            'of its own (test_path or test_size), or use calibration = "contextual"'
-        )
-    return batch_offset(normalise(label_scores(base, pool, Graft(), base.token_budget)))

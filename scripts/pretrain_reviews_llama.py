@@ -39,7 +39,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -161,6 +161,11 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer, length=len(texts))
     tokenizer.encode_special_tokens = True
+    # Every training text began with <s>, so a prompt has to begin with it too.
+    first = SPECIAL_TOKENS[BOS]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{first} $A", pair=f"{first} $A $B", special_tokens=[(first, BOS)]
+    )
     return tokenizer
 
 

@@ -291,7 +291,7 @@ def test_equal_answer_tokens_are_an_error_that_names_both_labels(
 def test_a_seam_that_merges_ends_the_prompt_before_it(tokenizers: dict[str, PreTrainedTokenizerFast]) -> None:
     tokenizer = tokenizers["byte_level"]
     (one,) = encode(split_of(["Fine"]), Custom(template="{text}: it is "), tokenizer).test
-    assert tokenizer.decode(list(one.tokens)) == "Fine: it is"
+    assert tokenizer.decode(list(one.tokens)) == "<s>Fine: it is"
     assert tokenizer.decode(list(one.answers[1])) == " positive"
 
 

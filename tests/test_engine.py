@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from toys import FAST, PLAIN, toy_base, toy_model
 
 from handful.engine.attention import UnknownKeyword, layout, packed_attention
 from handful.engine.forward import answer_logits, batches
@@ -15,6 +14,7 @@ from handful.engine.graft import Graft
 from handful.engine.packing import Item, common_prefix, pack_items
 from handful.engine.scoring import batch_scores, label_scores
 from handful.examples import EncodedExample
+from toys import FAST, PLAIN, toy_base, toy_model
 
 ANSWERS = ((5, 6, 7), (5, 6, 8, 9), (10,), (5, 11))
 """Four labels: three begin alike, one has four tokens, one has a single token."""
@@ -100,7 +100,7 @@ def test_changing_one_text_moves_no_other() -> None:
     examples = draw_examples([9, 20, 31, 14])
     before = label_scores(base, examples, Graft(), 4096)
     changed = list(examples)
-    changed[1] = EncodedExample("x", examples[1].tokens[:-3] + (301, 302, 303), ANSWERS, 0, {})
+    changed[1] = EncodedExample("x", (*examples[1].tokens[:-3], 301, 302, 303), ANSWERS, 0, {})
     after = label_scores(base, changed, Graft(), 4096)
     assert np.abs(after - before)[1].max() > 1e-3
     others = [0, 2, 3]
@@ -197,7 +197,7 @@ def test_common_prefix_leaves_every_prompt_a_token() -> None:
 def test_scoring_77_labels_of_several_tokens() -> None:
     rng = np.random.default_rng(3)
     answers = tuple(
-        {tuple(rng.integers(20, 30, rng.integers(1, 6)).tolist()) + (int(n) + 30,): None for n in range(77)}
+        {(*tuple(rng.integers(20, 30, rng.integers(1, 6)).tolist()), int(n) + 30): None for n in range(77)}
     )
     base = toy_base("qwen2")
     examples = draw_examples([12, 30], answers=answers)

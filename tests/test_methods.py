@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toys import toy_base
 
 from handful.engine.base import Base
 from handful.engine.scoring import normalise
@@ -18,6 +17,7 @@ from handful.examples import EncodedExample, Task
 from handful.methods import METHODS
 from handful.spec import build_member
 from handful.training import TrainingSpec
+from toys import toy_base
 
 ANSWERS = ((30, 31), (30, 32), (33,))
 LABELS = ("good", "good enough", "bad")
@@ -31,7 +31,7 @@ def examples(count: int, seed: int = 0) -> list[EncodedExample]:
     made = []
     for number in range(count):
         label = number % 3
-        body = tuple(rng.integers(40, 300, int(rng.integers(3, 40))).tolist()) + (100 + label,)
+        body = (*tuple(rng.integers(40, 300, int(rng.integers(3, 40))).tolist()), 100 + label)
         fields = {"text": f"{WORDS[label]} film number {number}"}
         made.append(EncodedExample(f"e{number}", prefix + body, ANSWERS, label, fields))
     return made
@@ -182,7 +182,7 @@ def test_lora_finds_its_targets_on_other_architectures(kind: str) -> None:
 
 
 def test_unknown_targets_name_those_there_are(base: Base) -> None:
-    with pytest.raises(RunError, match="gate_proj.*targets"):
+    with pytest.raises(RunError, match=r"gate_proj.*targets"):
         make("lora", targets=["nope"]).attach(base, TASK, seed=1)
 
 

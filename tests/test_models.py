@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from toys import make_toy_model
 
 from handful.errors import ModelError
 from handful.models import resident
 from handful.models.causal_lm import CausalLM
 from handful.models.none import NoModel
+from toys import make_toy_model
 
 
 @pytest.fixture(scope="module")
@@ -91,5 +91,5 @@ def test_a_folder_without_tokenizer(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_nowhere_says_what_is_shipped() -> None:
-    with pytest.raises(ModelError, match="reviews-llama-5m|hub"):
+    with pytest.raises(ModelError, match=r"reviews-llama-5m|hub"):
         CausalLM(checkpoint="reviews-lama-5m").resolve()

@@ -108,7 +108,7 @@ def test_the_finished_folder_loads_and_is_half_precision(finished: Path) -> None
     assert tokenizer.convert_tokens_to_ids(["<unk>", "<s>", "</s>", "<pad>"]) == [0, 1, 2, 3]
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 3)
     text = "A naïve “plot”,\n\nbut it moved me."
-    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
     assert not (finished / "checkpoint.safetensors").exists()
     assert "| tokens seen |" in (finished / "README.md").read_text()
 
@@ -117,8 +117,9 @@ def test_its_tokenizer_is_of_the_shipped_kind(finished: Path) -> None:
     ours, shipped = (json.loads((folder / "tokenizer.json").read_text()) for folder in (finished, SHIPPED))
     for part in ("added_tokens", "normalizer", "pre_tokenizer", "decoder"):
         assert ours[part] == shipped[part]
-    bare = {part: AutoTokenizer.from_pretrained(part)("good")["input_ids"] for part in (finished, SHIPPED)}
-    assert all(1 not in ids and 2 not in ids for ids in bare.values())  # callers add <s> themselves
+    for folder in (finished, SHIPPED):
+        ids = AutoTokenizer.from_pretrained(folder)("good")["input_ids"]
+        assert ids[0] == 1 and ids.count(1) == 1 and 2 not in ids  # <s> once, no </s>
 
 
 def test_the_loss_goes_down(finished: Path) -> None:

@@ -8,13 +8,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_methods import ANSWERS, TASK, TEST, TRAIN, make
-from toys import toy_base
 
 from handful.engine.base import Base
 from handful.engine.graft import Graft, ParameterGroup
 from handful.errors import RunError, SpecError
 from handful.training import Recipe, TrainingSpec, _steps, fit_graft, rate_factor
+from test_methods import ANSWERS, TASK, TEST, TRAIN, make
+from toys import toy_base
 
 SPEC = TrainingSpec(batch_size=4, learning_rate=1e-2, updates=5, loss="answer", schedule="linear", warmup=0.2)
 

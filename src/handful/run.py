@@ -20,6 +20,7 @@ from handful.engine.base import Base
 from handful.evaluation import metrics
 from handful.examples import Encoded
 from handful.identity import derive_seed, text_hash
+from handful.methods.method import Tuned
 from handful.prompts.encoding import encode
 from handful.results import Predictions, RunRecord
 from handful.spec import RunSpec
@@ -64,7 +65,7 @@ def _predictions(encoded: Encoded, log_probabilities: np.ndarray) -> Predictions
     return Predictions(ids, np.array([example.label for example in encoded.test]), log_probabilities)
 
 
-def _saved(tuned: Any, settings: RunSettings, folder: Path | None) -> Mapping[str, int]:
+def _saved(tuned: Tuned, settings: RunSettings, folder: Path | None) -> dict[str, int]:
     """Saves what was learned, where the study wants it and it is an adapter; gives its size."""
     if folder is None or settings.save == "none" or (settings.save == "adapters" and not tuned.is_adapter):
         return {}
@@ -96,6 +97,7 @@ def _record(
         curve=curve.as_dict(),
         metrics=metrics(predictions.log_probabilities, predictions.labels),
         learned=learned,
-        engine={"path": "none" if base.model is None else "fast" if base.path.fast else "plain", "why": str(base.path)},
+        engine={"path": "none" if base.model is None else "fast" if base.path.fast else "plain"},
+        execution={"path": str(base.path)},
         facts={**base.facts, **split_facts, **encoded.facts},
     )

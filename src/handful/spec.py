@@ -248,9 +248,8 @@ def resolve_cell(asked: Mapping[str, Any]) -> RunSpec:
     source = _resolved_data(identity.canonical_json(cell["data"]))
     dataset = data_family.load_dataset(source)
     base = _resolved_model(identity.canonical_json(cell["model"]))
-    prompt = prompt_family.resolve(
-        build_member("prompt", cell["prompt"], problems), dataset.label_names, dataset.field_names, base.context_length()
-    )
+    asked_prompt = build_member("prompt", cell["prompt"], problems)
+    prompt = prompt_family.resolve(asked_prompt, dataset.label_names, dataset.field_names, base.context_length())
     training = build(TrainingSpec, cell["training"], "training", problems) if cell["training"] is not None else None
     if problems:
         raise SpecError(problems)
@@ -328,7 +327,8 @@ def build(cls: type, plain: Any, where: str, problems: list[str]) -> Any:
         try:
             values[key] = _coerce(value, hints[key])
         except TypeError:
-            problems.append(f"{where}: {key} must be {type_words(hints[key])}, got {value!r}{_listed(value, hints[key])}")
+            hint = _listed(value, hints[key])
+            problems.append(f"{where}: {key} must be {type_words(hints[key])}, got {value!r}{hint}")
     for key, knob in knobs.items():
         open_default = knob.default is dataclasses.MISSING and knob.default_factory is dataclasses.MISSING
         if open_default and key not in plain:

@@ -46,26 +46,22 @@ class Base:
     bare_scores: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> Any:
         """The model. Raises ModelError on the base `none`."""
         if self.model is None:
             raise ModelError(
                 "this method needs a causal language model, but the study names the model `none`: "
                 'give it one, such as model = { checkpoint = "reviews-llama-5m" }'
             )
-        return self.model  # type: ignore[no-any-return]
-
-    @property
-    def decoder(self) -> nn.Module:
-        """The layers without the vocabulary head."""
-        decoder = self.network.get_decoder()  # type: ignore[operator]
-        return decoder if decoder is not None else self.network.base_model  # type: ignore[return-value]
+        return self.model
 
     @property
     def head(self) -> nn.Module:
         """The vocabulary head."""
-        return self.network.get_output_embeddings()  # type: ignore[operator, no-any-return]
+        head: nn.Module = self.network.get_output_embeddings()
+        return head
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """[...] token ids -> [..., width]."""
-        return self.network.get_input_embeddings()(token_ids)  # type: ignore[operator, no-any-return]
+        embedded: Tensor = self.network.get_input_embeddings()(token_ids)
+        return embedded

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -16,7 +16,7 @@ def _nothing() -> None:
 class ParameterGroup:
     """Tensors that share a learning rate."""
 
-    tensors: list[Tensor]
+    tensors: Sequence[Tensor]
     learning_rate: float
 
 

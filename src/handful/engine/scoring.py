@@ -48,7 +48,7 @@ def label_scores(base: Base, examples: Sequence[EncodedExample], graft: Graft, t
 
 def bare_label_scores(base: Base, examples: Sequence[EncodedExample]) -> np.ndarray:
     """`label_scores` of the base alone, remembered by content: a study asks for the same ones in many cells."""
-    content = hashlib.sha256()
+    content = hashlib.sha256(str(base.token_budget).encode())
     for example in examples:
         content.update(repr((example.tokens, example.answers)).encode())
     key = content.hexdigest()

@@ -18,6 +18,7 @@ from typing import ClassVar
 
 import torch
 
+from handful import models
 from handful.errors import HandfulError, StudyError
 from handful.executors.environment import PeakMemory, device_name, environment
 from handful.executors.executor import CellEnded, CellProgress, CellStarted, OnEvent
@@ -83,6 +84,8 @@ def _run_cell(spec: RunSpec, folder: StudyFolder, settings: RunSettings, on_even
             record, predictions = run_line(spec, settings, adapter if settings.save != "none" else None)
         except Exception as error:
             record = failed(error)
+            if not isinstance(error, HandfulError):
+                models.forget()
         except BaseException:
             # Ctrl-C: what a half-trained cell saved is of no use, it is run again as a whole.
             _remove(adapter)

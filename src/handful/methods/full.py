@@ -73,7 +73,10 @@ class Full:
             trained = [parameter.requires_grad_(True) for parameter in network.parameters()]
             return Graft([ParameterGroup(trained, self.learning_rate or RECIPE.learning_rate)], undo=undo)
 
-        return GraftTuned(base, task, make, lambda folder: base.network.save_pretrained(folder), self._prior(base, task), saved)
+        def write(folder: Path) -> None:
+            base.network.save_pretrained(folder)
+
+        return GraftTuned(base, task, make, write, self._prior(base, task), saved)
 
 
 def _load(network: torch.nn.Module, folder: Path) -> None:

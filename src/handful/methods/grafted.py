@@ -133,7 +133,10 @@ def starting_point(start: Start | None, training: dict[str, Any]) -> Start:
     SpecError when a study asks for both.
     """
     if start == "calibrated" and training["loss"] != "labels":
-        raise SpecError('start = "calibrated" needs training = { loss = "labels" }: the other loss never sees the offset')
+        raise SpecError(
+            f'start = "calibrated" needs training = {{ loss = "labels" }}, got loss = "{training["loss"]}", '
+            "which never sees the offset"
+        )
     return start or ("calibrated" if training["loss"] == "labels" else "raw")
 
 

@@ -59,7 +59,8 @@ class LoRA:
         rate = training.pop("learning_rate")
         knobs = {
             "name": self.name, "rank": self.rank, "alpha": float(self.alpha), "dropout": float(self.dropout),
-            "targets": list(self.targets), "init": self.init, "start": starting_point(self.start, training), "learning_rate": rate,
+            "targets": list(self.targets), "init": self.init, "start": starting_point(self.start, training),
+            "learning_rate": rate,
         }  # fmt: skip
         return {**cell, "method": knobs, "training": training}
 
@@ -91,7 +92,8 @@ class LoRA:
                 model = peft.PeftModel.from_pretrained(network, saved, is_trainable=True)
             else:
                 config = peft.LoraConfig(
-                    task_type="CAUSAL_LM", r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout,
+                    task_type="CAUSAL_LM", r=self.rank, lora_alpha=self.alpha,  # type: ignore[arg-type]
+                     lora_dropout=self.dropout,
                     target_modules=self._targets(network),
                     init_lora_weights="gaussian" if self.init == "gaussian" else True,
                 )  # fmt: skip
@@ -108,13 +110,22 @@ class LoRA:
             model.eval()
             drops = [m.lora_dropout for m in model.modules() if isinstance(m, peft.tuners.lora.LoraLayer)]
             trained = [p for p in model.parameters() if p.requires_grad]
+
+            def switch(on: bool) -> None:
+                for drop in drops:
+                    drop.train(on)
+
             return Graft(
                 parameters=[ParameterGroup(trained, self.learning_rate or RECIPE.learning_rate)],
-                train_mode=lambda on: [drop.train(on) for drop in drops] and None,
+                train_mode=switch,
                 undo=lambda: _unload(model),
             )
 
-        return GraftTuned(base, task, make, lambda folder: placed[0].save_pretrained(folder), self._prior(base, task), saved, True)
+        def write(folder: Path) -> None:
+            # Asked for the embeddings, peft would look the base up on the hub.
+            placed[0].save_pretrained(folder, save_embedding_layers=False)
+
+        return GraftTuned(base, task, make, write, self._prior(base, task), saved, is_adapter=True)
 
     def _targets(self, network: nn.Module) -> list[str]:
         names = {name.rsplit(".", 1)[-1] for name, module in network.named_modules() if _linear(module)}

@@ -48,8 +48,10 @@ class PromptTuning:
     def resolve(self, cell: Mapping[str, Any]) -> Mapping[str, Any]:
         """Fills the recipe."""
         training = RECIPE.fill(cell, self.learning_rate)
-        knobs = {"name": self.name, "num_virtual_tokens": self.num_virtual_tokens, "init": self.init,
-                 "start": starting_point(self.start, training), "learning_rate": training.pop("learning_rate")}  # fmt: skip
+        knobs = {
+            "name": self.name, "num_virtual_tokens": self.num_virtual_tokens, "init": self.init,
+            "start": starting_point(self.start, training), "learning_rate": training.pop("learning_rate"),
+        }  # fmt: skip
         return {**cell, "method": knobs, "training": training}
 
     def check(self, context_length: int | None, max_tokens: int | None) -> None:
@@ -84,6 +86,7 @@ class PromptTuning:
 
         def make() -> Graft:
             network = base.network
+            model: Any
             if saved is not None:
                 model = peft.PeftModel.from_pretrained(network, saved)
             else:
@@ -107,16 +110,20 @@ class PromptTuning:
                 num_virtual=self.num_virtual_tokens,
             )
 
-        return GraftTuned(base, task, make, lambda folder: placed[0].save_pretrained(folder), self._prior(base, task), saved, True)
+        def write(folder: Path) -> None:
+            # Asked for the embeddings, peft would look the base up on the hub.
+            placed[0].save_pretrained(folder, save_embedding_layers=False)
+
+        return GraftTuned(base, task, make, write, self._prior(base, task), saved, is_adapter=True)
 
     def _start(self, base: Base, task: Task) -> Tensor:
         """[virtual, width] from the generator as it stands."""
-        weight = base.network.get_input_embeddings().weight  # type: ignore[operator]
+        weight: Tensor = base.network.get_input_embeddings().weight
         count = self.num_virtual_tokens
         if self.init == "random":
             return torch.randn(count, weight.shape[1]) * weight.std().item()
         if self.init == "vocabulary":
-            return weight[torch.randint(0, weight.shape[0], (count,))]  # type: ignore[no-any-return]
+            return weight[torch.randint(0, weight.shape[0], (count,))]
         tokens = list(task.text_tokens)
         repeated = (tokens * (count // len(tokens) + 1))[:count]
-        return weight[torch.tensor(repeated)]  # type: ignore[no-any-return]
+        return weight[torch.tensor(repeated)]

@@ -18,6 +18,12 @@ MODELS: dict[str, type[CausalLM] | type[NoModel]] = {"causal_lm": CausalLM, "non
 _resident: dict[tuple[Model, str], Base] = {}
 
 
+def forget() -> None:
+    """Lets every base go: after a run that broke off, nobody knows what it left on its base."""
+    _resident.clear()
+    gc.collect()
+
+
 def resident(model: Model, device: str) -> Base:
     """The loaded base; loads it, and lets another one go, only when it is not the one at hand."""
     key = (model, device)

@@ -90,7 +90,7 @@ class CausalLM:
         tokenizer = self.load_tokenizer()
         dtype: torch.dtype = getattr(torch, self.dtype if self.dtype != "auto" else "float32")
         try:
-            model = AutoModelForCausalLM.from_pretrained(
+            model: Any = AutoModelForCausalLM.from_pretrained(
                 self._folder(), dtype=dtype, trust_remote_code=False, use_safetensors=True
             )
         except Exception as error:

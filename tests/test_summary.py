@@ -167,6 +167,25 @@ def test_other_test_texts_for_each_seed_give_a_t_interval_over_seeds(study: Stud
     assert summary.protocol.test_texts_shared is False
 
 
+def test_overlapping_test_texts_keep_the_sampling_of_texts_in_the_interval(study: Study) -> None:
+    """Each seed draws its labels out of one table: the interval is the crossed one on the texts all were tested on."""
+    rng = np.random.default_rng(0)
+    correct = {f"t{index}": rng.random() < 0.8 for index in range(300)}
+    tests = []
+    for seed in range(3):
+        ids = [name for name in correct if rng.random() < 0.9]
+        tests.append(ids)
+        study.finish(LORA, 16, seed, [correct[name] for name in ids], ids=ids)
+    cell = cell_of(study.summary, "lora", 16)
+    common = [name for name in tests[0] if name in tests[1] and name in tests[2]]
+    expected = crossed_interval([[correct[name] for name in common]] * 3)
+    mean = np.mean([np.mean([correct[name] for name in ids]) for ids in tests])
+    assert cell.interval_kind == "crossed on common texts" and cell.accuracy is not None
+    assert cell.accuracy.estimate == pytest.approx(mean)
+    assert cell.accuracy.high - cell.accuracy.low == pytest.approx(expected.high - expected.low)
+    assert cell.accuracy.high - cell.accuracy.low > 0.06, "three equal seeds on 220 texts say no more than one"
+
+
 def test_means_are_over_finished_seeds_and_never_over_some_of_them(study: Study) -> None:
     study.finish(LORA, 100, 0, draws(0.8))
     study.finish(LORA, 100, 1, draws(0.8, seed=1), told={"metrics": {"log_loss": 1.25}})

@@ -236,7 +236,7 @@ class StudyFolder:
 
     def _sweep(self) -> None:
         """Removes what a killed process left half written; only the holder of the lock may."""
-        for pattern in (".plan.json.*.part", ".execution.json.*.part", "records/.*.part"):
+        for pattern in (".*.part", "records/.*.part"):
             for left in self.path.glob(pattern):
                 left.unlink(missing_ok=True)
 

@@ -5,6 +5,8 @@ The same for every method, with a base or without. Knows nothing of grids, folde
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,11 +68,19 @@ def _predictions(encoded: Encoded, log_probabilities: np.ndarray) -> Predictions
 
 
 def _saved(tuned: Tuned, settings: RunSettings, folder: Path | None) -> dict[str, int]:
-    """Saves what was learned, where the study wants it and it is an adapter; gives its size."""
-    if folder is None or settings.save == "none" or (settings.save == "adapters" and not tuned.is_adapter):
+    """Saves what was learned where the study wants it; gives an adapter's size, wanted or not."""
+    wanted = folder is not None and (settings.save == "all" or (settings.save == "adapters" and tuned.is_adapter))
+    if not wanted and not tuned.is_adapter:
         return {}
-    tuned.save(folder)
-    return {"adapter_bytes": sum(path.stat().st_size for path in folder.rglob("*.safetensors"))}
+    with tempfile.TemporaryDirectory() as nowhere:
+        target = folder if wanted and folder is not None else Path(nowhere)
+        tuned.save(target)
+        files = [path for path in target.rglob("*") if path.is_file()]
+        for path in files:
+            with path.open("rb") as stream:  # on disk before the record that speaks of it
+                os.fsync(stream.fileno())
+        size = sum(path.stat().st_size for path in files if path.suffix == ".safetensors")
+    return {"adapter_bytes": size} if tuned.is_adapter else {}
 
 
 def _record(

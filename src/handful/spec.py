@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import tomllib
 import types
 import typing
@@ -233,8 +234,10 @@ def check_cell(cell: Mapping[str, Any], problems: list[str]) -> None:
             problems.append(f"{key} must not be negative, got {value}")
 
 
-def resolve_cell(asked: Mapping[str, Any]) -> RunSpec:
+def resolve_cell(asked: Mapping[str, Any], device: str = "auto") -> RunSpec:
     """The run that a cell asks for, with every default filled and data and base named by content.
+
+    device: "auto", "cpu" or "cuda", where it is to run; an open dtype depends on it.
 
     Reads the data and the base's configuration, no weights. Raises HandfulError with the way out.
     """
@@ -247,14 +250,14 @@ def resolve_cell(asked: Mapping[str, Any]) -> RunSpec:
     method = build_member("method", cell["method"], problems)
     source = _resolved_data(identity.canonical_json(cell["data"]))
     dataset = data_family.load_dataset(source)
-    base = _resolved_model(identity.canonical_json(cell["model"]))
+    base = _resolved_model(identity.canonical_json(cell["model"]), device)
     asked_prompt = build_member("prompt", cell["prompt"], problems)
     prompt = prompt_family.resolve(asked_prompt, dataset.label_names, dataset.field_names, base.context_length())
     training = build(TrainingSpec, cell["training"], "training", problems) if cell["training"] is not None else None
     if problems:
         raise SpecError(problems)
     spec = RunSpec(source, base, prompt, method, training, cell["num_labels"], cell["seed"])
-    method.check(base.context_length(), prompt.max_tokens)
+    method.check(spec.num_labels, base.context_length(), prompt.max_tokens)
     return spec
 
 
@@ -266,10 +269,10 @@ def _resolved_data(section: str) -> DataSource:
 
 
 @cache
-def _resolved_model(section: str) -> Model:
+def _resolved_model(section: str, device: str) -> Model:
     problems: list[str] = []
     model: Model = build_member("model", json.loads(section), problems)
-    return model.resolve()
+    return model.resolve(device)
 
 
 # -- plain data <-> dataclasses ------------------------------------------------------------------------
@@ -370,7 +373,9 @@ def _coerce(value: Any, hint: Any) -> Any:
         if not isinstance(value, dict):
             raise TypeError
         return {str(key): _coerce(item, get_args(hint)[1]) for key, item in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise TypeError
         return float(value)
     if hint is int and isinstance(value, bool):
         raise TypeError
@@ -379,7 +384,7 @@ def _coerce(value: Any, hint: Any) -> Any:
     raise TypeError
 
 
-_WORDS = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
+_WORDS = {int: "an integer", float: "a finite number", str: "a text", bool: "true or false"}
 
 
 def type_words(hint: Any) -> str:

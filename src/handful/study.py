@@ -8,6 +8,7 @@ nothing of how a run is done, where it happens, or what its numbers say.
 from __future__ import annotations
 
 import dataclasses
+import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,12 @@ import torch
 
 from handful.data import draw_split, load_dataset
 from handful.errors import DataError, HandfulError, ModelError, SpecError
+from handful.examples import Dataset, Example, Split
 from handful.executors import EXECUTORS, Event, OnEvent
 from handful.executors.environment import available_cores
 from handful.identity import canonical_json, derive_seed
 from handful.models.model import Model
-from handful.prompts import check_prompt
+from handful.prompts import check_prompt, encode
 from handful.results import StudyFolder
 from handful.run import RunSettings
 from handful.spec import FAMILIES, ExecutionSpec, RunSpec, StudySpec, resolve_cell
@@ -90,7 +92,7 @@ def plan_study(study: StudySpec, command: str = "") -> Plan:
         if unusable.intersection(sections.values()):
             continue
         try:
-            spec = resolve_cell(asked)
+            spec = resolve_cell(asked, study.execution.device)
             cells.append(PlannedCell(told(asked, spec), spec))
         except DataError as error:
             problems.append(str(error))
@@ -165,9 +167,20 @@ def _problems_of_prompts(plan: Plan) -> list[str]:
                 tokenizers[spec.model],
                 spec.model.context_length(),
             )
+            encode(_hardest(dataset, spec.prompt.shorten), spec.prompt, tokenizers[spec.model])
         except HandfulError as error:
             problems.append(str(error))
     return problems
+
+
+def _hardest(dataset: Dataset, shortened: str | None) -> Split:
+    """The texts whose other fields are longest: what does not fit beside them can't be shortened away."""
+
+    def length(example: Example) -> int:
+        return sum(len(text) for name, text in example.fields.items() if name != shortened)
+
+    examples = heapq.nlargest(3, [*dataset.train, *dataset.test], key=length) if len(dataset.field_names) > 1 else []
+    return Split(dataset.label_names, dataset.field_names, (), (), tuple(examples), (), revision="")
 
 
 # -- running -------------------------------------------------------------------------------------------

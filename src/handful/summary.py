@@ -31,7 +31,10 @@ SIGNIFICANCE = 0.05
 
 RunStatus = Literal["finished", "failed", "missing"]
 CellStatus = Literal["finished", "partial", "failed", "missing", "not planned"]
-IntervalKind = Literal["", "wilson", "crossed", "t over seeds"]
+IntervalKind = Literal["", "wilson", "crossed", "crossed on common texts", "t over seeds"]
+
+MIN_COMMON_TEXTS = 20
+"""Where seeds have test texts of their own, the interval is measured on those that all of them have, if so many."""
 
 LONGEST_VALUE = 40
 """Characters of a knob's value that a row label shows; an instruction can be a paragraph."""
@@ -510,8 +513,11 @@ def _accuracy_interval(tests: Sequence[_Tested]) -> tuple[Interval | None, Inter
         return None, ""
     if len(tests) == 1:
         return wilson_interval(int(tests[0].correct.sum()), len(tests[0].ids)), "wilson"
-    if len(tests[0].ids) > 1 and _same_texts(tests):
-        return crossed_interval(np.stack([test.on(tests[0].ids).correct for test in tests])), "crossed"
+    common = _common_ids(tests)
+    if common:
+        kind: IntervalKind = "crossed" if _same_texts(tests) else "crossed on common texts"
+        interval = crossed_interval(np.stack([test.on(common).correct for test in tests]))
+        return _moved(interval, [float(test.correct.mean()) for test in tests]), kind
     return _t_interval([float(test.correct.mean()) for test in tests]), "t over seeds"
 
 
@@ -555,6 +561,11 @@ def _compare(
             "The test texts differ between the seeds of a cell, so its interval is a t interval over the "
             "accuracies of its seeds."
         )
+    if any(cell.interval_kind == "crossed on common texts" for row in cells for cell in row.values()):
+        notes.append(
+            "The test texts differ between the seeds of a cell; its interval is measured on those that all its "
+            "seeds have, around the mean over all."
+        )
     compared = [
         difference for row in cells for cell in row.values()
         for difference in (cell.versus_best, *cell.versus_no_labels) if difference is not None
@@ -581,8 +592,11 @@ def _difference(a: Cell, b: Cell, other: str, outcomes: Mapping[str, _Outcome]) 
         p_value = mcnemar_exact(correct_a.astype(int), correct_b.astype(int))
         interval = _paired_interval([correct_a], [correct_b]) if num_texts > 1 else None
         return Difference(other, interval, p_value, 1, num_texts)
-    if num_texts > 1 and _same_texts(tests_a):
-        ids = tests_a[0].ids
+    means = [
+        float(test_a.correct.mean() - test_b.correct.mean()) for test_a, test_b in zip(tests_a, tests_b, strict=True)
+    ]
+    ids = _common_ids(tests_a)
+    if ids:
         stacked_a = [test.on(ids).correct for test in tests_a]
         stacked_b = [test.on(ids).correct for test in tests_b]
         # A run that stands against all seeds of the other cell is one classifier, not as many.
@@ -593,11 +607,9 @@ def _difference(a: Cell, b: Cell, other: str, outcomes: Mapping[str, _Outcome]) 
             interval = Interval(-flipped.estimate, -flipped.high, -flipped.low)
         else:
             interval = _paired_interval(stacked_a, stacked_b)
+        interval = _moved(interval, means)
     else:
-        interval = _t_interval([
-            float(test_a.correct.mean() - test_b.correct.mean())
-            for test_a, test_b in zip(tests_a, tests_b, strict=True)
-        ])
+        interval = _t_interval(means)
     return Difference(other, interval, None, len(pairs), num_texts)
 
 
@@ -625,6 +637,27 @@ def _on_shared_texts(a: _Tested, b: _Tested) -> tuple[_Tested, _Tested] | None:
 
 def _paired_interval(a: Sequence[NDArray[np.bool_]], b: Sequence[NDArray[np.bool_]]) -> Interval:
     return paired_crossed_interval(np.stack(a).astype(float), np.stack(b).astype(float))
+
+
+def _common_ids(tests: Sequence[_Tested]) -> tuple[str, ...]:
+    """The texts that every run was tested on, in the first one's order; none when they are too few to say much.
+
+    Seeds that draw their labels out of one table have overlapping test texts: as if they were independent, an
+    interval over the seeds' means would leave out how the texts were sampled.
+    """
+    everywhere = set.intersection(*(set(test.ids) for test in tests))
+    common = tuple(name for name in tests[0].ids if name in everywhere)
+    if _same_texts(tests):
+        return common if len(common) > 1 else ()
+    return common if len(common) >= MIN_COMMON_TEXTS else ()
+
+
+def _moved(interval: Interval, means: Sequence[float]) -> Interval:
+    """An interval measured on common texts, around the mean over all texts of every seed; inside [-1, 1]."""
+    shift = float(np.mean(means)) - interval.estimate
+    if abs(shift) < 1e-12:
+        return interval
+    return Interval(interval.estimate + shift, max(-1.0, interval.low + shift), min(1.0, interval.high + shift))
 
 
 def _same_texts(tests: Sequence[_Tested]) -> bool:

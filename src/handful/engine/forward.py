@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from handful import progress
 from handful.engine import attention
 from handful.engine.base import Base
 from handful.engine.graft import Graft
@@ -59,6 +60,8 @@ def batches(
             pack.reads,
             pack,
         )
+    if base.path.fast and len(fast) < len(items):
+        progress.note("texts longer than the sliding window took the plain path")
     rest = sorted(set(range(len(items))) - set(fast), key=lambda index: (len(items[index].tokens), index))
     yield from padded_batches(base, items, rest, num_virtual, token_budget)
 

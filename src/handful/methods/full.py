@@ -16,9 +16,10 @@ from handful.engine.graft import Graft, ParameterGroup
 from handful.errors import SpecError
 from handful.examples import Task
 from handful.methods.grafted import PRIOR_TEXTS, GraftTuned, Start, pool_prior, starting_point
+from handful.methods.method import needs_labels
 from handful.training import Recipe
 
-RECIPE = Recipe(learning_rate=1e-4, loss="answer", epochs=((200, 8), (1000, 4), (float("inf"), 2)))
+RECIPE = Recipe(learning_rate=5e-5, loss="labels", epochs=((200, 5), (1000, 4), (float("inf"), 2)))
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,9 @@ class Full:
         return {**cell, "method": {"name": self.name, "start": starting_point(self.start, training),
                                    "learning_rate": training.pop("learning_rate")}, "training": training}  # fmt: skip
 
-    def check(self, context_length: int | None, max_tokens: int | None) -> None:
-        """Nothing that could fail."""
+    def check(self, num_labels: int, context_length: int | None, max_tokens: int | None) -> None:
+        """Raises SpecError without labels."""
+        needs_labels(self.name, num_labels)
 
     def passes(self) -> float:
         """Forward passes' worth of work per training token: forward, activations, weights."""

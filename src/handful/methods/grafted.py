@@ -57,11 +57,15 @@ class GraftTuned:
         self.offset = np.zeros(len(task.label_names))
         base.network.eval()
         self._graft = make()
-        if saved is not None:
-            self.offset = np.array(json.loads((saved / SCORING_FILE).read_text(encoding="utf-8"))["offset"])
-        elif prior is not None:
-            with progress.stage("prior"):
-                self.offset = prior(self._graft)
+        try:
+            if saved is not None:
+                self.offset = np.array(json.loads((saved / SCORING_FILE).read_text(encoding="utf-8"))["offset"])
+            elif prior is not None:
+                with progress.stage("prior"):
+                    self.offset = prior(self._graft)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         self.num_trainable = self._graft.num_trainable
 
     def fit(
@@ -127,7 +131,8 @@ Start = Literal["calibrated", "raw"]
 
 
 def starting_point(start: Start | None, training: dict[str, Any]) -> Start:
-    """The start of a method that trains: calibrated where the loss is over the labels, unless the study says raw.
+    """The start of a method that trains: raw, so that a saved adapter gives the same scores anywhere, unless
+    the study asks for a calibrated one, whose offset stands in SCORING_FILE.
 
     The loss over the vocabulary never sees the offset, so that training would count the prior twice: raises
     SpecError when a study asks for both.
@@ -137,7 +142,7 @@ def starting_point(start: Start | None, training: dict[str, Any]) -> Start:
             f'start = "calibrated" needs training = {{ loss = "labels" }}, got loss = "{training["loss"]}", '
             "which never sees the offset"
         )
-    return start or ("calibrated" if training["loss"] == "labels" else "raw")
+    return start or "raw"
 
 
 def pool_prior(base: Base, task: Task, size: int, graft: Graft | None = None) -> np.ndarray:

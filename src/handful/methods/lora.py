@@ -16,9 +16,10 @@ from handful.engine.graft import Graft, ParameterGroup
 from handful.errors import RunError, SpecError
 from handful.examples import Task
 from handful.methods.grafted import PRIOR_TEXTS, GraftTuned, Start, pool_prior, starting_point
+from handful.methods.method import needs_labels
 from handful.training import Recipe
 
-RECIPE = Recipe(learning_rate=1e-3, loss="answer", epochs=((200, 8), (1000, 4), (float("inf"), 2)))
+RECIPE = Recipe(learning_rate=1e-3, loss="labels", epochs=((200, 5), (1000, 4), (float("inf"), 2)))
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ class LoRA:
         }  # fmt: skip
         return {**cell, "method": knobs, "training": training}
 
-    def check(self, context_length: int | None, max_tokens: int | None) -> None:
-        """Nothing that could fail."""
+    def check(self, num_labels: int, context_length: int | None, max_tokens: int | None) -> None:
+        """Raises SpecError without labels."""
+        needs_labels(self.name, num_labels)
 
     def passes(self) -> float:
         """Forward passes' worth of work per training token: one forward, one backward to the activations."""
@@ -99,7 +101,7 @@ class LoRA:
                 )  # fmt: skip
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(seed)
-                    model = peft.get_peft_model(network, config, autocast_adapter_dtype=False)
+                    model = peft.get_peft_model(network, config)  # on 16-bit bases its adapters are fp32
                     if self.init == "normal":
                         for name, parameter in model.named_parameters():
                             if "lora_A" in name:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from handful.engine.base import Base
+from handful.errors import SpecError
 from handful.examples import EncodedExample, Task
 from handful.training import Curve, TrainingSpec
 
@@ -46,6 +47,12 @@ class Tuned(Protocol):
     ) -> None: ...
 
 
+def needs_labels(name: str, num_labels: int) -> None:
+    """Raises SpecError for a method that learns from labels and is given none."""
+    if num_labels < 1:
+        raise SpecError(f"{name} learns from labelled texts: give num_labels above 0, such as num_labels = [50, 150]")
+
+
 class Method(Protocol):
     """A frozen dataclass; its fields are its knobs in a study file."""
 
@@ -55,8 +62,10 @@ class Method(Protocol):
         """The cell (plain data per section) with this method's defaults filled and what it never reads fixed."""
         ...
 
-    def check(self, context_length: int | None, max_tokens: int | None) -> None:
-        """Raises SpecError when it cannot run in this context, in tokens; before any weights load."""
+    def check(self, num_labels: int, context_length: int | None, max_tokens: int | None) -> None:
+        """Raises SpecError when it cannot run on so many labels or in this context, in tokens; before any
+        weights load.
+        """
         ...
 
     def passes(self) -> float:

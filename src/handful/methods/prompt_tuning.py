@@ -16,9 +16,10 @@ from handful.engine.graft import Graft, ParameterGroup
 from handful.errors import SpecError
 from handful.examples import Task
 from handful.methods.grafted import PRIOR_TEXTS, GraftTuned, Start, pool_prior, starting_point
+from handful.methods.method import needs_labels
 from handful.training import Recipe
 
-RECIPE = Recipe(learning_rate=3e-2, loss="answer", epochs=((200, 8), (1000, 4), (float("inf"), 2)))
+RECIPE = Recipe(learning_rate=1e-2, loss="labels", epochs=((200, 5), (1000, 4), (float("inf"), 2)))
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,9 @@ class PromptTuning:
         }  # fmt: skip
         return {**cell, "method": knobs, "training": training}
 
-    def check(self, context_length: int | None, max_tokens: int | None) -> None:
-        """Raises SpecError when the virtual tokens do not fit beside the longest prompt."""
+    def check(self, num_labels: int, context_length: int | None, max_tokens: int | None) -> None:
+        """Raises SpecError without labels, or when the virtual tokens do not fit beside the longest prompt."""
+        needs_labels(self.name, num_labels)
         if context_length is not None and max_tokens is not None:
             room = context_length - max_tokens
             if self.num_virtual_tokens > room:
@@ -96,7 +98,7 @@ class PromptTuning:
                 )  # fmt: skip
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(seed)
-                    model = peft.get_peft_model(network, config, autocast_adapter_dtype=False)
+                    model = peft.get_peft_model(network, config)  # on 16-bit bases its adapters are fp32
                     with torch.no_grad():
                         model.prompt_encoder["default"].embedding.weight.copy_(self._start(base, task))
                 # peft writes the path on this machine, which says nothing elsewhere

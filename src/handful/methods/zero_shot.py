@@ -42,7 +42,7 @@ class ZeroShot:
             method["pool_size"] = self.pool_size  # type: ignore[assignment]
         return {**cell, "method": method, "training": None, "num_labels": 0, "seed": 0}
 
-    def check(self, context_length: int | None, max_tokens: int | None) -> None:
+    def check(self, num_labels: int, context_length: int | None, max_tokens: int | None) -> None:
         """Nothing that could fail."""
 
     def passes(self) -> float:

@@ -42,12 +42,12 @@ class CausalLM:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     folder: str | None = field(default=None, metadata={"where": True})
 
-    def resolve(self) -> CausalLM:
+    def resolve(self, device: str = "auto") -> CausalLM:
         """The same base by content. Raises ModelError when there is no such model or it cannot be loaded."""
-        folder, name, revision = self._find()
+        folder, name, commit = self._find()
         _check_folder(folder, name)
-        revision = revision or _content_hash(folder)
-        if (self.revision or "").startswith("sha256:") and revision != self.revision:
+        revision = commit or _content_hash(folder)
+        if commit is None and self.revision is not None and revision != self.revision:
             raise ModelError(
                 f"the model {self.checkpoint!r} has revision {revision}, the study asks for {self.revision}: "
                 "take that revision's files, or leave revision out"
@@ -55,7 +55,7 @@ class CausalLM:
         dtype = self.dtype
         if dtype == "auto":
             # bf16 without bf16 units is four times slower than fp32, so a CPU gets fp32.
-            dtype = "bfloat16" if torch.cuda.is_available() else "float32"
+            dtype = "bfloat16" if device != "cpu" and torch.cuda.is_available() else "float32"
         return dataclasses.replace(self, checkpoint=name, revision=revision, dtype=dtype, folder=str(folder))
 
     def context_length(self) -> int | None:

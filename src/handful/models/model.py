@@ -12,8 +12,10 @@ class Model(Protocol):
 
     name: ClassVar[str]
 
-    def resolve(self) -> Model:
-        """The same base, named by content: revision and dtype filled. Reads no weights into memory."""
+    def resolve(self, device: str = "auto") -> Model:
+        """The same base, named by content: revision and dtype filled, the latter for a device ("auto", "cpu",
+        "cuda"). Reads no weights into memory.
+        """
         ...
 
     def context_length(self) -> int | None:

@@ -16,7 +16,7 @@ class NoModel:
 
     name: ClassVar[str] = "none"
 
-    def resolve(self) -> NoModel:
+    def resolve(self, device: str = "auto") -> NoModel:
         """Itself: there is nothing to fill."""
         return self
 

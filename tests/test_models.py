@@ -93,3 +93,14 @@ def test_a_folder_without_tokenizer(folder: Path, tmp_path: Path) -> None:
 def test_a_name_that_is_nowhere_says_what_is_shipped() -> None:
     with pytest.raises(ModelError, match=r"reviews-llama-5m|hub"):
         CausalLM(checkpoint="reviews-lama-5m").resolve()
+
+
+def test_a_folder_that_lacks_weights_is_refused(folder: Path, tmp_path: Path) -> None:
+    """transformers would draw them at random: another result each time, and no word of it."""
+    bad = broken(folder, tmp_path)
+    config = json.loads((bad / "config.json").read_text())
+    (bad / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 5}))
+    with pytest.raises(ModelError, match="lacks 18 of its weights"):
+        CausalLM(checkpoint=str(bad)).resolve().load()
+    with pytest.raises(ModelError, match="empty"):
+        CausalLM(checkpoint=" ").resolve()

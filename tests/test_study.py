@@ -20,12 +20,13 @@ import pytest
 import torch
 
 from handful import progress
-from handful.errors import RunError, SpecError, StudyError
+from handful.errors import HandfulError, RunError, SpecError, StudyError
 from handful.executors import EXECUTORS, CellEnded, CellProgress, CellStarted, Event, LocalExecutor, local
 from handful.results import Predictions, RunRecord, StudyFolder
 from handful.run import RunSettings
 from handful.spec import ExecutionSpec, RunSpec, StudySpec, read_study
 from handful.study import Outcome, default_settings, plan_study, run_study
+from toys import make_toy_model
 
 LABELS = ("bad", "good", "so so")
 CPU = 'device = "cpu"\nthreads = 1\n'
@@ -475,3 +476,51 @@ def test_another_study_in_the_same_folder_takes_over_its_records(tmp_path: Path,
     other = StudySpec("another name", study.cells, study.execution, ("a note",))
     assert run_study(other, tmp_path / "out").folder.plan()["notes"] == ["a note"]
     assert len(line.ran) == 4
+
+
+# -- what a real base or a method refuses, before anything is written ---------------------------------------
+
+
+def refuse(tmp_path: Path, fixed: str, method: str, labels: str = "[6]") -> str:
+    table = tmp_path / "table.csv"
+    table.write_text("text,label\n" + "".join(f"a film {row},{'abc'[row % 3]}\n" for row in range(30)))
+    study_file = tmp_path / "refused.toml"
+    study_file.write_text(
+        f'name = "refused"\n[fixed]\ndata = {{ name = "table_file", path = "{table}" }}\n{fixed}\n'
+        f"[grid]\nmethod = [{method}]\nnum_labels = {labels}\n"
+    )
+    with pytest.raises(HandfulError) as caught:
+        run_study(read_study(str(study_file)), tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+    return str(caught.value)
+
+
+def test_methods_refuse_what_they_cannot_run_on_before_anything_is_written(tmp_path: Path) -> None:
+    assert "num_labels above 0" in refuse(tmp_path, "", '"tfidf"', "[0]")
+    assert "asks for none" in refuse(tmp_path, 'prompt = { name = "plain" }', '"lora"')
+    assert "asks for none" in refuse(tmp_path, 'prompt = { name = "none" }', '"zero_shot"')
+    assert "needs a causal language model" in refuse(tmp_path, 'model = { name = "none" }', '"full"')
+    assert "every text is test" in refuse(tmp_path, "", '{ name = "zero_shot", calibration = "batch" }')
+    assert "finite" in refuse(tmp_path, "training = { max_grad_norm = inf }", '"lora"')
+    assert "finite" in refuse(tmp_path, "", '{ name = "lora", alpha = nan }')
+
+
+def test_a_base_that_cannot_be_loaded_ends_the_study_before_it_writes(tmp_path: Path) -> None:
+    folder = make_toy_model(tmp_path / "toy")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:3000])
+    assert "cannot be loaded" in refuse(tmp_path, f'model = {{ checkpoint = "{folder}" }}', '"lora"')
+
+
+def test_a_text_beside_one_that_cannot_be_shortened_is_found_in_planning(tmp_path: Path) -> None:
+    table = tmp_path / "pairs.csv"
+    table.write_text("premise,hypothesis,label\n" + "".join(
+        f"a,{'word ' * (3000 if row == 7 else 3)},{'xy'[row % 2]}\n" for row in range(30)
+    ))  # fmt: skip
+    study_file = tmp_path / "pairs.toml"
+    study_file.write_text(
+        f'name = "pairs"\n[fixed]\ndata = {{ name = "table_file", path = "{table}", text = ["premise", "hypothesis"], '
+        'test_size = 10 }\nprompt = { name = "alpaca", shorten = "premise" }\n[grid]\nmethod = ["zero_shot"]\n'
+    )
+    with pytest.raises(SpecError, match="max_tokens is 1920"):
+        plan_study(read_study(str(study_file)))

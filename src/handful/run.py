@@ -57,7 +57,7 @@ def run(
             curve = tuned.fit(encoded.train, encoded.selection, spec.training, seed=derive_seed(spec.seed, "shuffle"))
         with progress.stage("test"):
             log_probabilities = tuned.predict(encoded.test)
-        learned = {"num_trainable": tuned.num_trainable} | _saved(tuned, settings, adapter_folder)
+        learned = {"num_trainable": tuned.num_trainable, **tuned.facts, **_saved(tuned, settings, adapter_folder)}
     predictions = _predictions(encoded, log_probabilities)
     return _record(spec, base, encoded, split.facts, curve, learned, predictions), predictions
 
@@ -108,6 +108,6 @@ def _record(
         metrics=metrics(predictions.log_probabilities, predictions.labels),
         learned=learned,
         engine={"path": "none" if base.model is None else "fast" if base.path.fast else "plain"},
-        execution={"path": str(base.path)},
+        execution={"path": str(base.path), "base_load_seconds": base.load_seconds},
         facts={**base.facts, **split_facts, **encoded.facts},
     )

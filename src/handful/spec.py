@@ -28,7 +28,7 @@ from handful import prompts as prompt_family
 from handful.data.source import DataSource
 from handful.errors import HandfulError, SpecError, nearest
 from handful.methods import METHODS
-from handful.methods.method import Method
+from handful.methods.method import Given, Method
 from handful.models.model import Model
 from handful.prompts.prompt import Prompt
 from handful.training import TrainingSpec
@@ -130,6 +130,8 @@ def read_study(file_or_preset: str, model: str | None = None) -> StudySpec:
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"is not TOML: {error}", source) from None
     problems: list[str] = []
+    if model is not None and not model.strip():
+        raise SpecError("--model is empty: give a folder, a hub name, or reviews-llama-5m")
     study = _study_from(plain, model, problems)
     if problems or study is None:
         raise SpecError(list(dict.fromkeys(problems)), source)
@@ -257,7 +259,11 @@ def resolve_cell(asked: Mapping[str, Any], device: str = "auto") -> RunSpec:
     if problems:
         raise SpecError(problems)
     spec = RunSpec(source, base, prompt, method, training, cell["num_labels"], cell["seed"])
-    method.check(spec.num_labels, base.context_length(), prompt.max_tokens)
+    texts = len(dataset.train) + len(dataset.unlabelled) if dataset.test else spec.num_labels
+    answers = bool(prompt.answers)
+    method.check(
+        Given(spec.num_labels, texts, base.context_length(), prompt.max_tokens, base.name != "none", answers)
+    )
     return spec
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from handful import models
 from handful.data import draw_split, load_dataset
 from handful.errors import DataError, HandfulError, ModelError, SpecError
 from handful.examples import Dataset, Example, Split
@@ -198,7 +200,7 @@ def default_settings(execution: ExecutionSpec, stored: Mapping[str, Any]) -> Run
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     budget = execution.token_budget or _stored_integer(stored, "token_budget") or TOKEN_BUDGETS[device]
-    cores = available_cores()
+    cores = _threads()
     # A folder from a larger machine must not crowd this one.
     threads = execution.threads or min(_stored_integer(stored, "threads") or cores, cores)
     return RunSettings(device=device, threads=threads, token_budget=budget, save=execution.save)
@@ -223,6 +225,7 @@ def run_plan(plan: Plan, execution: ExecutionSpec, output: Path, on_event: OnEve
     default_settings(execution, {})
     folder = StudyFolder(output)
     folder.plan_if_any()  # raises on a format not read here, which is left alone
+    _load_bases(pending_runs(plan, folder), default_settings(execution, folder.execution()).device)
     folder.create()
     with folder.locked():
         stored = folder.execution()
@@ -233,6 +236,15 @@ def run_plan(plan: Plan, execution: ExecutionSpec, output: Path, on_event: OnEve
         folder.write_plan(plan.as_dict())
         EXECUTORS[EXECUTOR]().run(pending, folder, settings, on_event or _ignore)
     return outcome(plan, folder)
+
+
+def _load_bases(pending: Sequence[RunSpec], device: str) -> None:
+    """Loads every base that is needed once, so that one which can't be loaded ends the study before it writes.
+
+    The first one is loaded last: it stays for the first runs. Raises ModelError.
+    """
+    for model in reversed(list(dict.fromkeys(spec.model for spec in pending))):
+        models.resident(model, device)
 
 
 def pending_runs(plan: Plan, folder: StudyFolder) -> tuple[RunSpec, ...]:
@@ -262,6 +274,12 @@ def _kept_settings(settings: RunSettings, stored: Mapping[str, Any], finished: i
         if before not in (None, kept[name]) and finished:
             notes.append(f"{name} changed from {before} to {kept[name]} after {finished} finished runs")
     return {**kept, "notes": notes}
+
+
+def _threads() -> int:
+    """What OMP_NUM_THREADS says, as other programs read it, else the cores at hand."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return int(told) if told.isdigit() and int(told) > 0 else available_cores()
 
 
 def _stored_integer(stored: Mapping[str, Any], name: str) -> int | None:

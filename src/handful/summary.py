@@ -517,8 +517,13 @@ def _accuracy_interval(tests: Sequence[_Tested]) -> tuple[Interval | None, Inter
     if common:
         kind: IntervalKind = "crossed" if _same_texts(tests) else "crossed on common texts"
         interval = crossed_interval(np.stack([test.on(common).correct for test in tests]))
-        return _moved(interval, [float(test.correct.mean()) for test in tests]), kind
-    return _t_interval([float(test.correct.mean()) for test in tests]), "t over seeds"
+        return _a_share(_moved(interval, [float(test.correct.mean()) for test in tests])), kind
+    return _a_share(_t_interval([float(test.correct.mean()) for test in tests])), "t over seeds"
+
+
+def _a_share(interval: Interval) -> Interval:
+    """No accuracy lies below 0 or above 1, whatever Student's t says of a few seeds."""
+    return Interval(interval.estimate, max(0.0, interval.low), min(1.0, interval.high))
 
 
 def _t_interval(values: Sequence[float]) -> Interval:

@@ -86,11 +86,24 @@ def _check_texts(table: Table, column: str, values: Sequence[object]) -> None:
                 f"{table.title}: column {column!r} holds {type(value).__name__}, not text (row {row}: "
                 f"{str(value)[:40]!r}). Name a text column; there are: {_listed(table.column_names)}."
             )
+    if values and all(isinstance(value, str) and _is_number(value) for value in values):
+        raise DataError(
+            f"{table.title}: column {column!r} holds numbers only, such as {str(values[0])[:40]!r}, not text. "
+            f"Name a text column; there are: {_listed(table.column_names)}."
+        )
     if blank:
         raise DataError(
             f"{table.title}: column {column!r} has no text in {_rows(blank)}. "
             "Fill them in, or leave these rows out."
         )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _names(table: Table, knob: str, column: str, way_out: str) -> list[str | None]:

@@ -44,6 +44,7 @@ class Base:
     facts: Mapping[str, Any] = field(default_factory=dict)
     token_budget: int = 4096
     bare_scores: dict[str, Any] = field(default_factory=dict)
+    load_seconds: float = 0.0
 
     @property
     def network(self) -> Any:

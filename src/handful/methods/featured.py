@@ -6,7 +6,7 @@ Knows no method by name.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -45,6 +45,7 @@ class FeatureTuned:
     """Features and a logistic regression with L2 penalty 1 / (2 C). It reads train and selection alike."""
 
     is_adapter = False
+    facts: Mapping[str, Any] = {}
 
     def __init__(self, task: Task, features: Features, inverse_penalty: float, saved: Path | None) -> None:
         self._task, self._features, self._inverse_penalty = task, features, inverse_penalty

@@ -16,7 +16,7 @@ from handful.engine.graft import Graft, ParameterGroup
 from handful.errors import SpecError
 from handful.examples import Task
 from handful.methods.grafted import PRIOR_TEXTS, GraftTuned, Start, pool_prior, starting_point
-from handful.methods.method import needs_labels
+from handful.methods.method import Given, needs_answers, needs_labels
 from handful.training import Recipe
 
 RECIPE = Recipe(learning_rate=5e-5, loss="labels", epochs=((200, 5), (1000, 4), (float("inf"), 2)))
@@ -41,9 +41,10 @@ class Full:
         return {**cell, "method": {"name": self.name, "start": starting_point(self.start, training),
                                    "learning_rate": training.pop("learning_rate")}, "training": training}  # fmt: skip
 
-    def check(self, num_labels: int, context_length: int | None, max_tokens: int | None) -> None:
-        """Raises SpecError without labels."""
-        needs_labels(self.name, num_labels)
+    def check(self, given: Given) -> None:
+        """Raises SpecError without labels, base or answers."""
+        needs_labels(self.name, given)
+        needs_answers(self.name, given)
 
     def passes(self) -> float:
         """Forward passes' worth of work per training token: forward, activations, weights."""
@@ -77,6 +78,7 @@ class Full:
 
         def write(folder: Path) -> None:
             base.network.save_pretrained(folder)
+            base.tokenizer.save_pretrained(folder)
 
         return GraftTuned(base, task, make, write, self._prior(base, task), saved)
 

@@ -67,6 +67,7 @@ class GraftTuned:
             self.__exit__(None, None, None)
             raise
         self.num_trainable = self._graft.num_trainable
+        self.facts = {"label_offset": self.offset.tolist()} if self.offset.any() else {}
 
     def fit(
         self,
@@ -122,6 +123,15 @@ def _restore(network: nn.Module, before: _State) -> None:
         parameter.grad = None
     for name, module in network.named_modules():
         module.training = modes[name]
+
+
+def without_path(card: Path, base: Base) -> None:
+    """Takes the base's folder on this machine out of the card that peft writes beside an adapter."""
+    if card.is_file():
+        text = card.read_text(encoding="utf-8")
+        for place in {str(base.network.name_or_path), str(getattr(base.network.config, "_name_or_path", ""))} - {""}:
+            text = text.replace(place, str(base.facts["checkpoint"]))
+        card.write_text(text, encoding="utf-8")
 
 
 PRIOR_TEXTS = 256

@@ -15,8 +15,8 @@ from handful.engine.base import Base
 from handful.engine.graft import Graft, ParameterGroup
 from handful.errors import RunError, SpecError
 from handful.examples import Task
-from handful.methods.grafted import PRIOR_TEXTS, GraftTuned, Start, pool_prior, starting_point
-from handful.methods.method import needs_labels
+from handful.methods.grafted import PRIOR_TEXTS, GraftTuned, Start, pool_prior, starting_point, without_path
+from handful.methods.method import Given, needs_answers, needs_labels
 from handful.training import Recipe
 
 RECIPE = Recipe(learning_rate=1e-3, loss="labels", epochs=((200, 5), (1000, 4), (float("inf"), 2)))
@@ -65,9 +65,10 @@ class LoRA:
         }  # fmt: skip
         return {**cell, "method": knobs, "training": training}
 
-    def check(self, num_labels: int, context_length: int | None, max_tokens: int | None) -> None:
-        """Raises SpecError without labels."""
-        needs_labels(self.name, num_labels)
+    def check(self, given: Given) -> None:
+        """Raises SpecError without labels, base or answers."""
+        needs_labels(self.name, given)
+        needs_answers(self.name, given)
 
     def passes(self) -> float:
         """Forward passes' worth of work per training token: one forward, one backward to the activations."""
@@ -126,6 +127,7 @@ class LoRA:
         def write(folder: Path) -> None:
             # Asked for the embeddings, peft would look the base up on the hub.
             placed[0].save_pretrained(folder, save_embedding_layers=False)
+            without_path(folder / "README.md", base)
 
         return GraftTuned(base, task, make, write, self._prior(base, task), saved, is_adapter=True)
 

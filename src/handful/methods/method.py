@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Protocol
@@ -21,6 +22,8 @@ class Tuned(Protocol):
     num_trainable: int
     is_adapter: bool
     """What it saves is small beside the base, so that a study keeps it without being asked."""
+    facts: Mapping[str, Any]
+    """What else decides its predictions and belongs into the record, such as the labels' offsets."""
 
     def fit(
         self,
@@ -47,10 +50,38 @@ class Tuned(Protocol):
     ) -> None: ...
 
 
-def needs_labels(name: str, num_labels: int) -> None:
+@dataclass(frozen=True)
+class Given:
+    """What a cell gives a method. num_unlabelled: training-side texts. context_length, max_tokens: in tokens, None
+    without a bound. has_base, has_answers: whether the model is one and the prompt asks for an answer.
+    """
+
+    num_labels: int
+    num_unlabelled: int
+    context_length: int | None
+    max_tokens: int | None
+    has_base: bool
+    has_answers: bool
+
+
+def needs_labels(name: str, given: Given) -> None:
     """Raises SpecError for a method that learns from labels and is given none."""
-    if num_labels < 1:
+    if given.num_labels < 1:
         raise SpecError(f"{name} learns from labelled texts: give num_labels above 0, such as num_labels = [50, 150]")
+
+
+def needs_answers(name: str, given: Given) -> None:
+    """Raises SpecError for a method that reads answers off a language model, where one of the two is lacking."""
+    if not given.has_base:
+        raise SpecError(
+            f'{name} needs a causal language model, the study names none: give it one, such as '
+            'model = { checkpoint = "reviews-llama-5m" }'
+        )
+    if not given.has_answers:
+        raise SpecError(
+            f'{name} reads an answer after the prompt, and this prompt asks for none: name one that does, such as '
+            'prompt = { name = "cloze" }'
+        )
 
 
 class Method(Protocol):
@@ -62,10 +93,8 @@ class Method(Protocol):
         """The cell (plain data per section) with this method's defaults filled and what it never reads fixed."""
         ...
 
-    def check(self, num_labels: int, context_length: int | None, max_tokens: int | None) -> None:
-        """Raises SpecError when it cannot run on so many labels or in this context, in tokens; before any
-        weights load.
-        """
+    def check(self, given: Given) -> None:
+        """Raises SpecError when it cannot run on what the cell gives it; before any weights load."""
         ...
 
     def passes(self) -> float:

@@ -15,8 +15,8 @@ from handful.engine.base import Base
 from handful.engine.graft import Graft, ParameterGroup
 from handful.errors import SpecError
 from handful.examples import Task
-from handful.methods.grafted import PRIOR_TEXTS, GraftTuned, Start, pool_prior, starting_point
-from handful.methods.method import needs_labels
+from handful.methods.grafted import PRIOR_TEXTS, GraftTuned, Start, pool_prior, starting_point, without_path
+from handful.methods.method import Given, needs_answers, needs_labels
 from handful.training import Recipe
 
 RECIPE = Recipe(learning_rate=1e-2, loss="labels", epochs=((200, 5), (1000, 4), (float("inf"), 2)))
@@ -55,16 +55,18 @@ class PromptTuning:
         }  # fmt: skip
         return {**cell, "method": knobs, "training": training}
 
-    def check(self, num_labels: int, context_length: int | None, max_tokens: int | None) -> None:
-        """Raises SpecError without labels, or when the virtual tokens do not fit beside the longest prompt."""
-        needs_labels(self.name, num_labels)
-        if context_length is not None and max_tokens is not None:
-            room = context_length - max_tokens
+    def check(self, given: Given) -> None:
+        """Raises SpecError without labels, base or answers, or when the virtual tokens do not fit."""
+        needs_labels(self.name, given)
+        needs_answers(self.name, given)
+        if given.context_length is not None and given.max_tokens is not None:
+            room = given.context_length - given.max_tokens
             if self.num_virtual_tokens > room:
+                left = given.context_length - self.num_virtual_tokens
+                way_out = "fewer of them" if left < 64 else f"max_tokens = {left} in the prompt, or fewer of them"
                 raise SpecError(
-                    f"num_virtual_tokens = {self.num_virtual_tokens} do not fit: the context holds {context_length} "
-                    f"tokens and prompts may have {max_tokens}. Set max_tokens of the prompt to at most "
-                    f"{context_length - self.num_virtual_tokens}"
+                    f"num_virtual_tokens = {self.num_virtual_tokens} do not fit: the context holds "
+                    f"{given.context_length} tokens and prompts may have {given.max_tokens}. Give {way_out}"
                 )
 
     def passes(self) -> float:
@@ -115,6 +117,7 @@ class PromptTuning:
         def write(folder: Path) -> None:
             # Asked for the embeddings, peft would look the base up on the hub.
             placed[0].save_pretrained(folder, save_embedding_layers=False)
+            without_path(folder / "README.md", base)
 
         return GraftTuned(base, task, make, write, self._prior(base, task), saved, is_adapter=True)
 

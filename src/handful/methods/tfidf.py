@@ -14,7 +14,7 @@ from handful.engine.base import Base
 from handful.errors import RunError, SpecError
 from handful.examples import Task
 from handful.methods.featured import FeatureTuned
-from handful.methods.method import needs_labels
+from handful.methods.method import Given, needs_labels
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Tfidf:
         nothing = {"name": "none"}
         return {**cell, "method": knobs, "model": nothing, "prompt": nothing, "training": None}
 
-    def check(self, num_labels: int, context_length: int | None, max_tokens: int | None) -> None:
+    def check(self, given: Given) -> None:
         """Raises SpecError without labels."""
-        needs_labels(self.name, num_labels)
+        needs_labels(self.name, given)
 
     def passes(self) -> float:
         """Forward passes' worth of work per training token."""

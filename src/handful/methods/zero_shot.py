@@ -16,6 +16,7 @@ from handful.engine.scoring import bare_label_scores, normalise
 from handful.errors import SpecError
 from handful.examples import Task
 from handful.methods.grafted import GraftTuned, pool_prior
+from handful.methods.method import Given, needs_answers
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,14 @@ class ZeroShot:
             method["pool_size"] = self.pool_size  # type: ignore[assignment]
         return {**cell, "method": method, "training": None, "num_labels": 0, "seed": 0}
 
-    def check(self, num_labels: int, context_length: int | None, max_tokens: int | None) -> None:
-        """Nothing that could fail."""
+    def check(self, given: Given) -> None:
+        """Raises SpecError without base or answers, or without the texts that a batch calibration reads."""
+        needs_answers(self.name, given)
+        if self.calibration == "batch" and given.num_unlabelled < 1:
+            raise SpecError(
+                'calibration = "batch" reads training-side texts, and here every text is test: give the data a test '
+                'side of its own (test_path or test_size), or use calibration = "contextual"'
+            )
 
     def passes(self) -> float:
         """Forward passes' worth of work per training token."""

@@ -6,6 +6,7 @@ The next one: a frozen dataclass with the methods of `model.Model`, and a line i
 from __future__ import annotations
 
 import gc
+import time
 
 from handful import progress
 from handful.engine.base import Base
@@ -32,6 +33,8 @@ def resident(model: Model, device: str) -> Base:
             for other in [held for held in _resident if not isinstance(held[0], NoModel)]:
                 del _resident[other]
             gc.collect()
+        start = time.perf_counter()
         with progress.stage("load"):
             _resident[key] = model.load(device)
+        _resident[key].load_seconds = time.perf_counter() - start
     return _resident[key]

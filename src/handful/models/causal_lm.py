@@ -90,13 +90,21 @@ class CausalLM:
         tokenizer = self.load_tokenizer()
         dtype: torch.dtype = getattr(torch, self.dtype if self.dtype != "auto" else "float32")
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                self._folder(), dtype=dtype, trust_remote_code=False, use_safetensors=True
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                self._folder(), dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True
             )
         except Exception as error:
             raise ModelError(
                 f"the model {self.checkpoint!r} cannot be loaded as a causal language model: {_line(error)}"
             ) from None
+        model, told = loaded
+        absent = sorted({*told["missing_keys"], *(str(key[0]) for key in told["mismatched_keys"])})
+        if absent:
+            # transformers would draw them at random and go on
+            raise ModelError(
+                f"the model {self.checkpoint!r} lacks {len(absent)} of its weights, such as {absent[0]}: it was saved "
+                "from another architecture, or without its language model head. Save it from AutoModelForCausalLM"
+            )
         model.to(device).eval()
         config = model.config.get_text_config()
         embeddings = model.get_input_embeddings().num_embeddings
@@ -122,6 +130,8 @@ class CausalLM:
         """(folder, name, hub commit or None). Downloads from the hub when it is no folder."""
         if self.folder is not None:
             return Path(self.folder), self.checkpoint, None
+        if not self.checkpoint.strip():
+            raise ModelError("the name of the model is empty: give a folder, a hub name, or " + SHIPPED[0])
         given = Path(self.checkpoint).expanduser()
         if given.is_dir():
             return given.resolve(), given.resolve().name, None

@@ -12,6 +12,7 @@ import json
 import re
 import sys
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -59,21 +60,33 @@ def catalogue() -> dict[str, tuple[Entry, ...]]:
 def entry(name: str, member: type) -> Entry:
     """A dataclass as an entry: the first sentence of its docstring and its fields."""
     hints = typing.get_type_hints(member)
+    filled = _recipe(member)
     knobs = tuple(
-        Knob(field.name, type_words(hints[field.name]), _default(field))
+        Knob(field.name, type_words(hints[field.name]), _default(field, filled))
         for field in dataclasses.fields(member)
         if field.init
     )
     return Entry(name, _first_sentence(member), knobs)
 
 
-def _default(field: dataclasses.Field[Any]) -> str:
+def _recipe(member: type) -> Mapping[str, Any]:
+    """What a method fills its open knobs with, where nothing else is said."""
+    if member not in FAMILIES["method"].values():
+        return {}
+    cell = {"data": {}, "model": {}, "prompt": {}, "training": {}, "num_labels": 150, "seed": 0}
+    filled: Mapping[str, Any] = member().resolve(cell)["method"]
+    return filled
+
+
+def _default(field: dataclasses.Field[Any], filled: Mapping[str, Any]) -> str:
     if field.default is not dataclasses.MISSING:
         value = field.default
     elif field.default_factory is not dataclasses.MISSING:
         value = field.default_factory()
     else:
         return ""
+    if value is None:
+        value = filled.get(field.name)
     return "open" if value is None else _toml(value)
 
 

@@ -432,9 +432,10 @@ def test_settings_come_from_the_file_then_the_folder_then_the_machine() -> None:
     assert crowded.threads == fresh.threads
 
 
-def test_a_cuda_device_that_is_not_there_is_a_problem(tmp_path: Path, line: FakeLine) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("there is one")
+def test_a_cuda_device_that_is_not_there_is_a_problem(
+    tmp_path: Path, line: FakeLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SpecError, match='device = "cuda"'):
         run(write_study(tmp_path, execution='device = "cuda"'), tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -26,7 +26,8 @@ from handful.run import RunSettings
 from handful.spec import ExecutionSpec, RunSpec
 from handful.study import Plan, default_settings, pending_runs
 
-# Measured with the base that ships, on two CPU cores: docs/benchmarks.md.
+# The two shares were measured with the base that ships (docs/benchmarks.md). The fixed times below them are guesses,
+# checked only in sum: the studies listed there.
 SCORING_EFFICIENCY = 0.65
 """Share of the matrix-product rate that a forward pass reaches, its attention and norms included."""
 TRAINING_EFFICIENCY = 0.5

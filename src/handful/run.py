@@ -45,7 +45,10 @@ class RunSettings:
 def run(
     spec: RunSpec, settings: RunSettings, adapter_folder: Path | None = None
 ) -> tuple[RunRecord, Predictions]:
-    """One cell. The record has no `execution` yet. Raises HandfulError or whatever a library raises."""
+    """One cell; of `execution` its record holds only what concerns the base.
+
+    Raises HandfulError, or whatever a library raises.
+    """
     base = bases.resident(spec.model, settings.device)
     base.token_budget = settings.token_budget
     dataset = load_dataset(spec.data)

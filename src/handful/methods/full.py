@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from handful.engine.base import Base
 from handful.engine.graft import Graft, ParameterGroup
 from handful.errors import SpecError
 from handful.examples import Task
-from handful.methods.grafted import PRIOR_TEXTS, GraftTuned, Start, pool_prior, starting_point
+from handful.methods.grafted import GraftTuned, Start, check_start, start_prior
 from handful.methods.method import Given, needs_answers, needs_labels
 from handful.training import Recipe
 
@@ -28,7 +27,7 @@ class Full:
 
     name: ClassVar[str] = "full"
 
-    start: Start | None = None
+    start: Start = "raw"
     learning_rate: float | None = None
 
     def __post_init__(self) -> None:
@@ -38,7 +37,8 @@ class Full:
     def resolve(self, cell: Mapping[str, Any]) -> Mapping[str, Any]:
         """Fills the recipe."""
         training = RECIPE.fill(cell, self.learning_rate)
-        return {**cell, "method": {"name": self.name, "start": starting_point(self.start, training),
+        check_start(self.start, training)
+        return {**cell, "method": {"name": self.name, "start": self.start,
                                    "learning_rate": training.pop("learning_rate")}, "training": training}  # fmt: skip
 
     def check(self, given: Given) -> None:
@@ -53,11 +53,6 @@ class Full:
     def extra_tokens(self) -> int:
         """Virtual tokens before a prompt."""
         return 0
-
-    def _prior(self, base: Base, task: Task) -> Callable[[Graft], np.ndarray] | None:
-        if self.start != "calibrated":
-            return None
-        return lambda graft: pool_prior(base, task, PRIOR_TEXTS)
 
     def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> GraftTuned:
         """Trains the base itself; a copy of its weights restores it."""
@@ -80,7 +75,7 @@ class Full:
             base.network.save_pretrained(folder)
             base.tokenizer.save_pretrained(folder)
 
-        return GraftTuned(base, task, make, write, self._prior(base, task), saved)
+        return GraftTuned(base, task, make, write, start_prior(self.start, base, task, reads_graft=False), saved)
 
 
 def _load(network: torch.nn.Module, folder: Path) -> None:

@@ -6,7 +6,7 @@ Knows no method by name.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from handful.calibration import batch_offset
 from handful.engine.base import Base
 from handful.engine.graft import Graft
 from handful.engine.scoring import bare_label_scores, label_scores, normalise
-from handful.errors import ModelError, RunError, SpecError
+from handful.errors import RunError, SpecError
 from handful.examples import EncodedExample, Task
 from handful.training import Curve, TrainingSpec, fit_graft
 
@@ -47,11 +47,6 @@ class GraftTuned:
         is_adapter: bool = False,
     ) -> None:
         self.is_adapter = is_adapter
-        if not task.answer_texts:
-            raise ModelError(
-                "this method reads answers after a prompt, but the study's prompt has none: "
-                'name one, such as prompt = { name = "cloze" }'
-            )
         self._base, self._task, self._write = base, task, write
         self._before = _state(base.network)
         self.offset = np.zeros(len(task.label_names))
@@ -140,19 +135,24 @@ PRIOR_TEXTS = 256
 Start = Literal["calibrated", "raw"]
 
 
-def starting_point(start: Start | None, training: dict[str, Any]) -> Start:
-    """The start of a method that trains: raw, so that a saved adapter gives the same scores anywhere, unless
-    the study asks for a calibrated one, whose offset stands in SCORING_FILE.
-
-    The loss over the vocabulary never sees the offset, so that training would count the prior twice: raises
-    SpecError when a study asks for both.
+def check_start(start: Start, training: Mapping[str, Any]) -> None:
+    """Raises SpecError for a calibrated start with the loss over the vocabulary: that loss never sees the offset,
+    so training would take the prior out a second time.
     """
     if start == "calibrated" and training["loss"] != "labels":
         raise SpecError(
             f'start = "calibrated" needs training = {{ loss = "labels" }}, got loss = "{training["loss"]}", '
             "which never sees the offset"
         )
-    return start or "raw"
+
+
+def start_prior(start: Start, base: Base, task: Task, reads_graft: bool) -> Callable[[Graft], np.ndarray] | None:
+    """What GraftTuned takes the labels' offset from; None for a raw start, with which a saved adapter gives the same
+    scores anywhere. reads_graft: the graft changes scores before it is trained.
+    """
+    if start == "raw":
+        return None
+    return lambda graft: pool_prior(base, task, PRIOR_TEXTS, graft if reads_graft else None)
 
 
 def pool_prior(base: Base, task: Task, size: int, graft: Graft | None = None) -> np.ndarray:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -15,7 +14,7 @@ from handful.engine.base import Base
 from handful.engine.graft import Graft, ParameterGroup
 from handful.errors import RunError, SpecError
 from handful.examples import Task
-from handful.methods.grafted import PRIOR_TEXTS, GraftTuned, Start, pool_prior, starting_point, without_path
+from handful.methods.grafted import GraftTuned, Start, check_start, start_prior, without_path
 from handful.methods.method import Given, needs_answers, needs_labels
 from handful.training import Recipe
 
@@ -38,7 +37,7 @@ class LoRA:
     dropout: float = 0.1
     targets: tuple[str, ...] = ("auto",)
     init: Literal["kaiming", "gaussian", "normal"] = "kaiming"
-    start: Start | None = None
+    start: Start = "raw"
     learning_rate: float | None = None
 
     def __post_init__(self) -> None:
@@ -57,10 +56,11 @@ class LoRA:
     def resolve(self, cell: Mapping[str, Any]) -> Mapping[str, Any]:
         """Fills the recipe."""
         training = RECIPE.fill(cell, self.learning_rate)
+        check_start(self.start, training)
         rate = training.pop("learning_rate")
         knobs = {
             "name": self.name, "rank": self.rank, "alpha": float(self.alpha), "dropout": float(self.dropout),
-            "targets": list(self.targets), "init": self.init, "start": starting_point(self.start, training),
+            "targets": list(self.targets), "init": self.init, "start": self.start,
             "learning_rate": rate,
         }  # fmt: skip
         return {**cell, "method": knobs, "training": training}
@@ -78,11 +78,6 @@ class LoRA:
         """Virtual tokens before a prompt."""
         return 0
 
-    def _prior(self, base: Base, task: Task) -> Callable[[Graft], np.ndarray] | None:
-        if self.start != "calibrated":
-            return None
-        return lambda graft: pool_prior(base, task, PRIOR_TEXTS)
-
     def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> GraftTuned:
         """Adapters on the target modules; undone, the base is bit-identical."""
         import peft
@@ -95,8 +90,8 @@ class LoRA:
                 model = peft.PeftModel.from_pretrained(network, saved, is_trainable=True)
             else:
                 config = peft.LoraConfig(
-                    task_type="CAUSAL_LM", r=self.rank, lora_alpha=self.alpha,  # type: ignore[arg-type]
-                     lora_dropout=self.dropout,
+                    task_type="CAUSAL_LM", r=self.rank, lora_dropout=self.dropout,
+                    lora_alpha=self.alpha,  # type: ignore[arg-type]
                     target_modules=self._targets(network),
                     init_lora_weights="gaussian" if self.init == "gaussian" else True,
                 )  # fmt: skip
@@ -129,7 +124,8 @@ class LoRA:
             placed[0].save_pretrained(folder, save_embedding_layers=False)
             without_path(folder / "README.md", base)
 
-        return GraftTuned(base, task, make, write, self._prior(base, task), saved, is_adapter=True)
+        prior = start_prior(self.start, base, task, reads_graft=False)
+        return GraftTuned(base, task, make, write, prior, saved, is_adapter=True)
 
     def _targets(self, network: nn.Module) -> list[str]:
         names = {name.rsplit(".", 1)[-1] for name, module in network.named_modules() if _linear(module)}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from handful.engine.base import Base
 from handful.engine.graft import Graft, ParameterGroup
 from handful.errors import SpecError
 from handful.examples import Task
-from handful.methods.grafted import PRIOR_TEXTS, GraftTuned, Start, pool_prior, starting_point, without_path
+from handful.methods.grafted import GraftTuned, Start, check_start, start_prior, without_path
 from handful.methods.method import Given, needs_answers, needs_labels
 from handful.training import Recipe
 
@@ -34,7 +33,7 @@ class PromptTuning:
 
     num_virtual_tokens: int = 20
     init: Literal["text", "vocabulary", "random"] = "vocabulary"
-    start: Start | None = None
+    start: Start = "raw"
     learning_rate: float | None = None
 
     def __post_init__(self) -> None:
@@ -49,9 +48,10 @@ class PromptTuning:
     def resolve(self, cell: Mapping[str, Any]) -> Mapping[str, Any]:
         """Fills the recipe."""
         training = RECIPE.fill(cell, self.learning_rate)
+        check_start(self.start, training)
         knobs = {
             "name": self.name, "num_virtual_tokens": self.num_virtual_tokens, "init": self.init,
-            "start": starting_point(self.start, training), "learning_rate": training.pop("learning_rate"),
+            "start": self.start, "learning_rate": training.pop("learning_rate"),
         }  # fmt: skip
         return {**cell, "method": knobs, "training": training}
 
@@ -76,11 +76,6 @@ class PromptTuning:
     def extra_tokens(self) -> int:
         """Virtual tokens before a prompt."""
         return self.num_virtual_tokens
-
-    def _prior(self, base: Base, task: Task) -> Callable[[Graft], np.ndarray] | None:
-        if self.start != "calibrated":
-            return None
-        return lambda graft: pool_prior(base, task, PRIOR_TEXTS, graft)
 
     def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> GraftTuned:
         """A prompt encoder of peft's beside the base; the base itself is not touched."""
@@ -119,7 +114,8 @@ class PromptTuning:
             placed[0].save_pretrained(folder, save_embedding_layers=False)
             without_path(folder / "README.md", base)
 
-        return GraftTuned(base, task, make, write, self._prior(base, task), saved, is_adapter=True)
+        prior = start_prior(self.start, base, task, reads_graft=True)
+        return GraftTuned(base, task, make, write, prior, saved, is_adapter=True)
 
     def _start(self, base: Base, task: Task) -> Tensor:
         """[virtual, width] from the generator as it stands."""

@@ -71,7 +71,7 @@ class Prompt:
 
     def pieces(self, label_names: Sequence[str], field_names: Sequence[str]) -> tuple[Piece, ...]:
         """The whole prompt up to the answer. Raises PromptError when it cannot be put together."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} gives neither pieces nor messages: a prompt needs one of them")
 
     def messages(self, label_names: Sequence[str], field_names: Sequence[str]) -> tuple[Message, ...]:
         """The prompt as a chat, for the model's own template to render; empty for all other prompts."""

@@ -37,8 +37,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -54,7 +54,7 @@ GRADIENT_NORM = 1.0
 # What changes the final weights: a checkpoint is only continued under the same values.
 NUMBERS = (
     *("width", "layers", "heads", "mlp", "vocabulary", "dropout"),
-    *("epochs", "block", "batch", "warmup", "seed"),
+    *("epochs", "block", "batch", "warmup", "seed", "rate"),
 )
 
 
@@ -68,6 +68,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     source.add_argument("--data", type=Path, help="folder with train.parquet and unsupervised.parquet")
     source.add_argument("--tokens", type=Path, help="tokens.npy of an earlier run, tokenizer.json beside it")
     parser.add_argument("--output", type=Path, required=True, help="folder for cache, checkpoint and model")
+    parser.add_argument(
+        "--base", type=Path, help="go on from the weights and the tokenizer of this model folder, not from scratch"
+    )
+    parser.add_argument("--rate", type=float, default=1.0, help="times the peak learning rates; below 1 with --base")
     parser.add_argument("--tokens-only", action="store_true", help="stop when tokens.npy is written")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in OUTPUT, if any")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -190,15 +194,21 @@ def save_tokenizer(tokenizer_file: Path, folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def make_tokens(data: Path, output: Path, vocabulary: int) -> Path:
+def make_tokens(data: Path, output: Path, vocabulary: int, base: Path | None) -> Path:
     """Write OUTPUT/tokenizer.json, then OUTPUT/tokens.npy, and return the path of the latter.
+
+    The tokenizer is that of `base`, where there is one.
 
     One array says all: held-out reviews, one `<pad>` (it occurs nowhere else), training reviews.
     """
     texts = read_texts(data)
     # The digests are spread evenly, so the first hundredth in their order are the lowest digests.
     held_out = max(1, round(VALIDATION_SHARE * len(texts)))
-    tokenizer = train_tokenizer(texts[held_out:], vocabulary)
+    if base is None:
+        tokenizer = train_tokenizer(texts[held_out:], vocabulary)
+    else:
+        tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+        tokenizer.encode_special_tokens = True  # texts can't smuggle special tokens in
     tokenizer.save(str(output / "tokenizer.json"))
     save_tokenizer(output / "tokenizer.json", output)
     validation = encode_texts(tokenizer, texts[:held_out])
@@ -301,7 +311,21 @@ def build_model(args: argparse.Namespace, vocabulary: int, device: torch.device)
     return model
 
 
-def build_optimizers(model: torch.nn.Module) -> dict[str, torch.optim.Optimizer]:
+def load_base(model: LlamaForCausalLM, folder: Path) -> str:
+    """Puts the weights of an earlier model into `model`; gives their SHA-256."""
+    path = folder / "model.safetensors"
+    try:
+        weights = load_file(path)
+        # tied embeddings are saved once
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise Refusal(f"--base {folder}: its weights do not fit this shape: {str(error).splitlines()[0]}") from error
+    if unexpected or [name for name in missing if name != "lm_head.weight"]:
+        raise Refusal(f"--base {folder}: its weights do not fit this shape ({missing[:2] + unexpected[:2]})")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def build_optimizers(model: torch.nn.Module, rate: float) -> dict[str, torch.optim.Optimizer]:
     """Muon on the matrices inside the layers, AdamW on embeddings and norms; `initial_lr` is the peak."""
     named = dict(model.named_parameters())  # tied weights come once
     matrices = [p for name, p in named.items() if ".layers." in name and p.ndim == 2]
@@ -315,6 +339,7 @@ def build_optimizers(model: torch.nn.Module) -> dict[str, torch.optim.Optimizer]
     }
     for optimizer in optimizers.values():
         for group in optimizer.param_groups:
+            group["lr"] *= rate
             group["initial_lr"] = group["lr"]
     return optimizers
 
@@ -372,7 +397,7 @@ def load_checkpoint(
         metadata = file.metadata()
         saved = json.loads(metadata["identity"])
         changed = [
-            f"{key}: {saved[key]} then, {now} now" for key, now in identity.items() if saved[key] != now
+            f"{key}: {saved.get(key)} then, {now} now" for key, now in identity.items() if saved.get(key) != now
         ]
         if changed:
             raise Refusal(f"{path} belongs to another run ({'; '.join(changed)}); choose another --output")
@@ -390,14 +415,58 @@ def load_checkpoint(
 # --- training ------------------------------------------------------------------------------------
 
 
+HEAD_ROWS = 512  # whose logits stay in a CPU's cache
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of a linear head, in chunks of rows, so that all logits are never there at once.
+
+    The gradients are made on the way forward, where a chunk's softmax is at hand: three matrix products a
+    chunk, none twice.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, wants_gradients: bool
+    ) -> torch.Tensor:
+        """hidden [rows, width], weight [vocabulary, width], targets int64 [rows]; products in hidden's dtype."""
+        matrix = weight.to(hidden.dtype)
+        total = torch.zeros((), device=hidden.device)
+        d_hidden = torch.empty_like(hidden) if wants_gradients else None
+        d_weight = torch.zeros_like(weight) if wants_gradients else None
+        for first in range(0, len(hidden), HEAD_ROWS):
+            rows, gold = hidden[first : first + HEAD_ROWS], targets[first : first + HEAD_ROWS, None]
+            logits = (rows @ matrix.T).float()
+            lse = logits.logsumexp(1, keepdim=True)
+            total += (lse - logits.gather(1, gold)).sum()
+            if d_hidden is not None and d_weight is not None:
+                error = logits.sub_(lse).exp_()
+                error.scatter_add_(1, gold, torch.full_like(lse, -1.0))
+                error = error.mul_(1 / len(hidden)).to(hidden.dtype)
+                torch.mm(error, matrix, out=d_hidden[first : first + HEAD_ROWS])
+                d_weight += error.T @ rows
+        if d_hidden is not None and d_weight is not None:
+            ctx.save_for_backward(d_hidden, d_weight)
+        return total / len(hidden)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+        d_hidden, d_weight = ctx.saved_tensors
+        return d_hidden * grads[0], d_weight * grads[0], None, None
+
+
 def block_losses(
-    model: torch.nn.Module, stream: torch.Tensor, starts: torch.Tensor, block: int
+    model: LlamaForCausalLM, stream: torch.Tensor, starts: torch.Tensor, block: int
 ) -> torch.Tensor:
     """Mean loss in nats per token over the blocks at `starts`: fp32 scalar on the model's device."""
     inputs, targets = gather_blocks(stream, starts, block)
-    with torch.autocast(stream.device.type, torch.bfloat16, enabled=stream.device.type == "cuda"):
-        logits = model(input_ids=inputs, use_cache=False).logits  # [starts, block, vocabulary]
-    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+    on_gpu = stream.device.type == "cuda"
+    with torch.autocast(stream.device.type, torch.bfloat16, enabled=on_gpu):
+        hidden = model.model(input_ids=inputs, use_cache=False).last_hidden_state.flatten(0, 1)
+    weight = model.get_output_embeddings().weight
+    hidden = hidden.to(torch.bfloat16) if on_gpu else hidden
+    loss: torch.Tensor = LinearCrossEntropy.apply(hidden, weight, targets.flatten(), torch.is_grad_enabled())
+    return loss
 
 
 @torch.no_grad()
@@ -436,7 +505,7 @@ class StopRequest:
 
 
 def train(
-    args: argparse.Namespace, model: torch.nn.Module, tokens: Tokens, stop: StopRequest
+    args: argparse.Namespace, model: torch.nn.Module, tokens: Tokens, stop: StopRequest, base_digest: str
 ) -> tuple[Progress, bool]:
     """Train to the end of the epochs or of the time; returns progress and whether the end was reached.
 
@@ -451,8 +520,8 @@ def train(
             f"{len(starts)} training blocks do not fill one batch of {args.batch}; lower --batch or --block"
         )
     num_steps = max(1, round(args.epochs * steps_per_epoch))
-    optimizers = build_optimizers(model)
-    identity = {name: getattr(args, name) for name in NUMBERS} | {"tokens": tokens.digest}
+    optimizers = build_optimizers(model, args.rate)
+    identity = {name: getattr(args, name) for name in NUMBERS} | {"tokens": tokens.digest, "base": base_digest}
     checkpoint = args.output / "checkpoint.safetensors"
     progress = load_checkpoint(checkpoint, model, optimizers, identity) if checkpoint.exists() else Progress()
     write_log(args.output, event="start", step=progress.step, num_steps=num_steps, device=device_name(tokens))
@@ -603,13 +672,14 @@ def pretrain(args: argparse.Namespace) -> int:
 
     cache = args.tokens or args.output / "tokens.npy"
     if args.tokens is None and not (args.resume and cache.exists()):
-        cache = make_tokens(args.data, args.output, args.vocabulary)
+        cache = make_tokens(args.data, args.output, args.vocabulary, args.base)
     tokens = load_tokens(cache, device)
     if args.tokens_only:
         return 0
     model = build_model(args, tokens.vocabulary, device)
+    base_digest = load_base(model, args.base) if args.base is not None else ""
     stop = StopRequest()
-    progress, finished = train(args, model, tokens, stop)
+    progress, finished = train(args, model, tokens, stop, base_digest)
     if not finished:
         print(f"stopped at step {progress.step}; the same command with --resume goes on", file=sys.stderr)
         return 130 if stop.signalled else 0

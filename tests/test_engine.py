@@ -8,9 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from handful.engine.attention import UnknownKeyword, layout, packed_attention
+from handful.engine.attention import (
+    Layout,
+    _TreeAttention,
+    cut_layout,
+    dense_mask,
+    gathered_attention,
+    layout,
+    masked_attention,
+)
 from handful.engine.forward import answer_logits, batches
 from handful.engine.graft import Graft
+from handful.engine.layers import Unsupported, check_anatomy
 from handful.engine.packing import Item, common_prefix, pack_items
 from handful.engine.scoring import batch_scores, label_scores
 from handful.examples import EncodedExample
@@ -86,9 +95,10 @@ def test_a_model_with_grouped_heads_and_the_check_sees_a_wrong_attention(monkeyp
 
     right = attention.layout
 
-    def without_ancestors(segments, longest_path):
-        plan = right(segments, longest_path)
-        return attention.Layout(tuple(block for block in plan.blocks if block.causal), longest_path)
+    def without_ancestors(segments):
+        plan = right(segments)
+        blocks = tuple(block for block in plan.blocks if block.causal or block.tree)
+        return Layout(blocks, plan.paths, plan.num_queries, plan.num_keys)
 
     monkeypatch.setattr(attention, "layout", without_ancestors)
     base = toy_base("llama")
@@ -164,15 +174,24 @@ def test_head_sees_answer_rows_only() -> None:
     assert logits.shape[0] == len({read.row for read in batch.reads}) == 2 * (1 + 1 + 1 + 1)
 
 
-def test_attention_refuses_what_it_does_not_know() -> None:
-    module, states = torch.nn.Module(), torch.zeros(1, 2, 4, 8)
-    plan = layout(next(pack_items([Item((1, 2, 3, 4), ())], 64)).segments, 4)
-    with pytest.raises(UnknownKeyword, match="softcap"):
-        packed_attention(module, states, states, states, None, pack_layout=plan, softcap=30.0)
-    with pytest.raises(UnknownKeyword, match="window"):
-        packed_attention(module, states, states, states, None, pack_layout=plan, sliding_window=3)
-    with pytest.raises(UnknownKeyword):
-        packed_attention(module, states, states, states, None)
+@pytest.mark.parametrize(
+    ("kind", "changes", "why"),
+    [
+        ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("gemma3", {"attn_logit_softcapping": 30.0}, "attn_logit_softcapping"),
+        ("llama", {"hidden_act": "relu"}, "relu"),
+    ],
+)
+def test_what_the_layers_do_not_know_is_refused(kind: str, changes: dict, why: str) -> None:
+    base = toy_base(kind, **changes)
+    assert not base.path.fast and why in base.path.why
+
+
+def test_a_layer_with_a_part_of_its_own_is_refused() -> None:
+    model = toy_model("llama")
+    model.model.layers[1].self_attn.sinks = torch.nn.Linear(2, 2)
+    with pytest.raises(Unsupported, match="sinks"):
+        check_anatomy(model.config, model.model.layers)
 
 
 def test_packs_hold_every_item_once_within_the_budget() -> None:
@@ -204,21 +223,58 @@ def test_scoring_77_labels_of_several_tokens() -> None:
     assert relative(label_scores(base, examples, Graft(), 4096), one_by_one(base.model, examples)) < 1e-5
 
 
-def test_mask_form_is_the_same_attention() -> None:
-    from handful.engine.attention import _TreeAttention, masked_tree_attention
-
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("virtual", [0, 3])
+def test_all_forms_of_attention_are_one(cut: bool, virtual: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks merged by log-sum-exp, one dense mask, gathered keys: outputs and gradients."""
     torch.manual_seed(0)
-    (pack,) = pack_items([Item(e.tokens, e.answers) for e in draw_examples([9, 20])], 4096, 3)
-    plan = layout(pack.segments, pack.longest_path)
-    states = [torch.randn(1, 4, len(pack.token_ids), 16, requires_grad=True) for _ in range(3)]
-    fast = _TreeAttention.apply(*states, plan.blocks, 0.25)
-    masked = masked_tree_attention(*states, plan.blocks, 0.25)
-    grad = torch.randn_like(fast)
-    assert torch.allclose(fast, masked, atol=1e-5)
-    for ours, theirs in zip(
-        torch.autograd.grad(fast, states, grad), torch.autograd.grad(masked, states, grad), strict=True
-    ):
-        assert torch.allclose(ours, theirs, atol=1e-4)
+    (pack,) = pack_items([Item(e.tokens, e.answers) for e in draw_examples([9, 20, 1])], 4096, virtual)
+    rows = sorted({read.row for read in pack.reads})
+    plan = cut_layout(pack.segments, rows) if cut else layout(pack.segments)
+    tokens = len(pack.token_ids)
+    states = [torch.randn(n, 4, 16, requires_grad=True) for n in (len(rows) if cut else tokens, tokens, tokens)]
+    monkeypatch.setattr("handful.engine.attention._varlen", varlen_by_hand)
+    forms = [
+        _TreeAttention.apply(*states, plan.blocks, 0.25),
+        masked_attention(*states, plan, 0.25),
+        gathered_attention(*states, plan, 0.25),
+    ]
+    grad = torch.randn_like(forms[0])
+    gradients = [torch.autograd.grad(form, states, grad) for form in forms]
+    for form, parts in zip(forms[1:], gradients[1:], strict=True):
+        assert torch.allclose(forms[0], form, atol=1e-5)
+        assert all(torch.allclose(ours, other, atol=1e-4) for ours, other in zip(gradients[0], parts, strict=True))
+
+
+def varlen_by_hand(query, key, value, told, scale):
+    """What `varlen_attn` does, path by path: lower-right causal."""
+    out = []
+    edges_q, edges_k = told["cu_q"].tolist(), told["cu_k"].tolist()
+    for q0, q1, k0, k1 in zip(edges_q, edges_q[1:], edges_k, edges_k[1:], strict=False):
+        q, k, v = (x.transpose(0, 1) for x in (query[q0:q1], key[k0:k1], value[k0:k1]))
+        seen = torch.ones(q1 - q0, k1 - k0, dtype=torch.bool).tril(k1 - k0 - (q1 - q0))
+        out.append(torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale))
+    return torch.cat([part.transpose(0, 1) for part in out])
+
+
+def test_the_dense_mask_of_a_small_tree_written_out() -> None:
+    """Root of two tokens, one text of two, answers (7, 8, 9) and (7, 5): node 7 with 8 below it."""
+    (pack,) = pack_items([Item((1, 2, 3, 4), ((7, 8, 9), (7, 5, 6)))], 64, 0, num_shared=2)
+    assert pack.token_ids == (1, 2, 3, 4, 7, 8, 5)
+    seen = (dense_mask(layout(pack.segments), torch.float32, torch.device("cpu")) == 0).int().tolist()
+    assert seen == [
+        [1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 1, 1, 0],
+        [1, 1, 1, 1, 1, 0, 1],
+    ]
+    rows = sorted({read.row for read in pack.reads})
+    assert rows == [3, 4, 5, 6]
+    cut = dense_mask(cut_layout(pack.segments, rows), torch.float32, torch.device("cpu"))
+    assert (cut == 0).int().tolist() == seen[3:]
 
 
 def test_toy_weights_are_wide_enough_to_show_a_wrong_mask() -> None:

@@ -218,9 +218,9 @@ def _step(
     ]
     labels = torch.tensor([example.label for example in members], device=base.device)
     total = 0.0
-    graft.train_mode(True)
+    graft.train(True)
     try:
-        for batch in batches(base, items, graft.num_virtual, base.token_budget):
+        for batch in batches(base, items, graft.num_virtual, base.token_budget, num_edited=graft.last_rows):
             scores = batch_scores(base, batch, graft, len(items[0].answers))
             if gold_only:
                 loss = -scores.sum()
@@ -231,7 +231,7 @@ def _step(
             total += float(loss.detach())
             progress.amount("train_tokens", batch.num_tokens)
     finally:
-        graft.train_mode(False)
+        graft.train(False)
     return total / len(members)
 
 

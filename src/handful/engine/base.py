@@ -62,6 +62,19 @@ class Base:
         head: nn.Module = self.network.get_output_embeddings()
         return head
 
+    @property
+    def decoder(self) -> Any:
+        """The model without its head: embeddings, layers, last norm."""
+        return self.network.get_decoder()
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder's layers, in their order."""
+        for module in self.network.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == self.facts["num_layers"]:
+                return module
+        raise ModelError(f"no list of {self.facts['num_layers']} layers was found in this model")
+
     def embed(self, token_ids: Tensor) -> Tensor:
         """[...] token ids -> [..., width]."""
         embedded: Tensor = self.network.get_input_embeddings()(token_ids)

@@ -1,22 +1,19 @@
 """Is the packed way exact on this base? Asked once, when a base is loaded.
 
 A packed tree with a shared prefix, label branches and texts of different lengths is compared with the
-model's own eager attention, one padded row per path. Architectures outside PROVEN are not asked: on those,
-agreement with the weights at hand proves nothing (a softcap or an alibi bias may be too small to see).
+model as it is with eager attention, one padded row per path. Architectures outside KNOWN are not asked: on
+those, agreement with the weights at hand proves nothing (a softcap or an alibi bias may be too small to see).
 """
 
 from __future__ import annotations
 
 import torch
 
-from handful.engine.attention import UnknownKeyword
 from handful.engine.base import Base, PathCheck
 from handful.engine.forward import Batch, answer_logits, batches, padded_batches
 from handful.engine.graft import Graft
+from handful.engine.layers import KNOWN, Unsupported, check_anatomy
 from handful.engine.packing import Item
-
-PROVEN = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text")
-"""Architectures (config.model_type) whose packed way the test suite compares on widely drawn weights."""
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest difference over the largest absolute logit, per dtype of the weights."""
@@ -26,8 +23,12 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 def check_path(base: Base, dtype: torch.dtype) -> PathCheck:
     """Fast and how exact, or plain and why."""
     kind = base.facts["architecture"]
-    if kind not in PROVEN:
+    if kind not in KNOWN:
         return PathCheck(False, f"plain path, because the packed way is not proven for {kind!r} models")
+    try:
+        check_anatomy(base.network.config.get_text_config(), list(base.layers))
+    except (Unsupported, AttributeError) as error:
+        return PathCheck(False, f"plain path, because {error}")
     bounds = [bound for bound in (base.context_length, base.facts.get("sliding_window"), 4096) if bound]
     items = _probe(int(base.facts["vocabulary"]), min(bounds))
     graft = Graft()
@@ -38,8 +39,8 @@ def check_path(base: Base, dtype: torch.dtype) -> PathCheck:
             if batch.segments is None:
                 return PathCheck(False, "plain path, because the probe does not fit the sliding window")
             tried.append(_by_read(base, batch, graft))
-    except (UnknownKeyword, RuntimeError, TypeError, AttributeError) as error:
-        return PathCheck(False, f"plain path, because packed attention failed: {error}")
+    except (Unsupported, RuntimeError, TypeError, AttributeError) as error:
+        return PathCheck(False, f"plain path, because the packed way failed: {error}")
     before = base.network.config._attn_implementation
     base.network.config._attn_implementation = "eager"
     try:

@@ -1,25 +1,40 @@
 """Items + one graft -> vocabulary logits at the answer positions, packed or padded.
 
-The packed way runs a tree of segments in one row through our attention. The padded way, for bases on
-which that is not proven exact, runs right-padded rows with the model's own attention: exact for a causal
+The packed way runs a tree of segments in one row through layers of our own. The padded way, for bases on
+which that is not proven exact, runs right-padded rows through the model as it is: exact for a causal
 model, since no text sees what stands to its right. Knows nothing of prompts or method names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import AttentionInterface
 
 from handful import progress
 from handful.engine import attention
 from handful.engine.base import Base
 from handful.engine.graft import Graft
+from handful.engine.layers import Call, Unsupported, run_layer
 from handful.engine.packing import Item, Pack, Read, pack_items, shared_prefix
+
+NO_MASK = "handful_packed"
+"""Name of an attention that transformers makes no mask for."""
+
+HEAD_ROWS = 8192
+"""Rows of a 16-bit head that are cast to float32 at a time."""
+
+
+def _never(*_: Any, **__: Any) -> Any:
+    raise Unsupported("the model ran an attention of its own on the fast path")
+
+
+AttentionInterface.register(NO_MASK, _never)
 
 
 @dataclass(frozen=True)
@@ -27,7 +42,8 @@ class Batch:
     """One forward pass. token_ids [rows, tokens], -1 where virtual tokens stand; positions alike or None.
 
     items: which items of the call are inside. reads: each summand of a label's score; `row` counts in the
-    flattened [rows * tokens], `item` within the batch. layout: of a packed batch, else None.
+    flattened [rows * tokens], `item` within the batch. segments: of a packed batch, else None. ends: of each
+    prompt in a padded batch (row after its last token, its number of tokens).
     """
 
     token_ids: Tensor
@@ -36,6 +52,7 @@ class Batch:
     items: tuple[int, ...]
     reads: tuple[Read, ...]
     segments: Pack | None
+    ends: tuple[tuple[int, int], ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -44,13 +61,22 @@ class Batch:
 
 
 def batches(
-    base: Base, items: Sequence[Item], num_virtual: int, token_budget: int, num_shared: int | None = None
+    base: Base,
+    items: Sequence[Item],
+    num_virtual: int,
+    token_budget: int,
+    num_shared: int | None = None,
+    num_edited: int = 0,
 ) -> Iterator[Batch]:
-    """Every item once, in batches of at most `token_budget` tokens (a longer item comes alone)."""
+    """Every item once, in batches of at most `token_budget` tokens (a longer item comes alone).
+
+    num_shared: first tokens that a pack runs once for all its items; by default what they have in common, the
+    last `num_edited` tokens of each left out, since a method changes those text by text.
+    """
     fast = [index for index, item in enumerate(items) if base.path.fast and _inside_window(base, item, num_virtual)]
     packed = [items[index] for index in fast]
     if num_shared is None:
-        num_shared = shared_prefix(packed, num_virtual)
+        num_shared = shared_prefix(packed, num_virtual, num_edited)
     for pack in pack_items(packed, token_budget, num_virtual, num_shared):
         yield Batch(
             torch.tensor([pack.token_ids], device=base.device),
@@ -66,35 +92,110 @@ def batches(
     yield from padded_batches(base, items, rest, num_virtual, token_budget)
 
 
-def answer_logits(base: Base, batch: Batch, graft: Graft) -> tuple[Tensor, Tensor]:
+def answer_logits(base: Base, batch: Batch, graft: Graft, saves_memory: bool = False) -> tuple[Tensor, Tensor]:
     """Runs a batch; gives [answer rows, vocabulary] float32 logits, and per read the index of its row.
 
-    The head sees answer rows only. Whatever the architecture does after its head (softcapping, scaling) is
-    done, because the rows are chosen on the way into it.
+    The head sees answer rows only, and on the fast path so does the last layer. saves_memory: activations are
+    computed again on the way back (fast path; elsewhere it changes nothing).
     """
     rows = sorted({read.row for read in batch.reads})
     place = {row: index for index, row in enumerate(rows)}
     wanted = torch.tensor(rows, device=base.device)
-    inputs: dict[str, Any] = {"use_cache": False, "attention_mask": None}
-    if graft.prefix_embeddings is None:
-        inputs["input_ids"] = batch.token_ids
+    if batch.segments is None:
+        logits = _padded_logits(base, batch, graft, wanted)
     else:
-        prefix = graft.prefix_embeddings()
-        words = base.embed(batch.token_ids[:, batch.num_virtual :])
-        prefix = prefix.to(words.dtype).unsqueeze(0).expand(words.shape[0], -1, -1)
-        inputs["inputs_embeds"] = torch.cat([prefix, words], dim=1)
-    plan = None
-    if batch.segments is not None:
-        plan = attention.layout(batch.segments.segments, batch.segments.longest_path)
-        inputs |= {"position_ids": batch.positions, "pack_layout": plan}
-    with _attention_of(base, packed=plan is not None), _only_rows(base.head, wanted):
-        logits: Tensor = base.network(**inputs).logits
-    if plan is not None and plan.num_calls != base.facts["num_layers"]:
-        raise attention.UnknownKeyword(
-            f"packed attention ran {plan.num_calls} times in {base.facts['num_layers']} layers"
-        )
+        logits = _packed_logits(base, batch, batch.segments, graft, rows, saves_memory)
     index = torch.tensor([place[read.row] for read in batch.reads], device=base.device)
     return logits.reshape(-1, logits.shape[-1]).float(), index
+
+
+def _inputs(base: Base, batch: Batch, graft: Graft) -> dict[str, Any]:
+    """Token ids, or embeddings with the virtual tokens before them, as the model takes them."""
+    inputs: dict[str, Any] = {"use_cache": False, "attention_mask": None}
+    if graft.prefix_embeddings is None:
+        return inputs | {"input_ids": batch.token_ids}
+    prefix = graft.prefix_embeddings()
+    words = base.embed(batch.token_ids[:, batch.num_virtual :])
+    prefix = prefix.to(words.dtype).unsqueeze(0).expand(words.shape[0], -1, -1)
+    return inputs | {"inputs_embeds": torch.cat([prefix, words], dim=1)}
+
+
+def _packed_logits(
+    base: Base, batch: Batch, pack: Pack, graft: Graft, rows: Sequence[int], saves_memory: bool
+) -> Tensor:
+    """Our layers inside the model's own embedding, positions and last norm; the head in float32."""
+    window = base.facts.get("sliding_window")
+    if window is not None and pack.longest_path > window:
+        raise Unsupported(f"a text of {pack.longest_path} tokens is longer than the window {window}")
+    call = Call(
+        num_layers=int(base.facts["num_layers"]),
+        rows=torch.tensor(rows, device=base.device),
+        whole=attention.layout(pack.segments),
+        cut=attention.cut_layout(pack.segments, rows),
+        graft=graft,
+        saves_memory=saves_memory,
+    )
+    if graft.edit is not None:
+        call.edits, call.edits_cut = _edited_rows(base, batch, graft, pack.ends, rows)
+    with _our_layers(base, call):
+        hidden = base.decoder(position_ids=batch.positions, **_inputs(base, batch, graft)).last_hidden_state[0]
+    if call.num_run != call.num_layers:
+        raise Unsupported(f"{call.num_run} layers ran of {call.num_layers}")
+    return _head_logits(base, hidden)
+
+
+def _head_logits(base: Base, hidden: Tensor) -> Tensor:
+    """[rows, width] -> [rows, vocabulary] float32, the product in float32 whatever the weights are."""
+    head: Any = base.head
+    if type(head) is not nn.Linear or hidden.dtype != head.weight.dtype:
+        # An adapter on the head, or a head of another dtype than the layers: its own business.
+        logits = head(hidden.to(getattr(head, "weight", hidden).dtype)).float()
+    elif head.weight.dtype == torch.float32:
+        logits = nn.functional.linear(hidden, head.weight, head.bias)
+    else:
+        parts = [hidden.float() @ part.float().T for part in head.weight.split(HEAD_ROWS)]
+        logits = torch.cat(parts, dim=1) if head.bias is None else torch.cat(parts, dim=1) + head.bias.float()
+    cap = getattr(base.network.config.get_text_config(), "final_logit_softcapping", None)
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def _padded_logits(base: Base, batch: Batch, graft: Graft, wanted: Tensor) -> Tensor:
+    """The model as transformers runs it. Whatever the architecture does after its head (softcapping, scaling) is
+    done, because the rows are chosen on the way into it."""
+    edits = None
+    if graft.edit is not None:
+        edits, _ = _edited_rows(base, batch, graft, batch.ends, [])
+    with _only_rows(base.head, wanted), _edited(base, graft, edits):
+        logits: Tensor = base.network(**_inputs(base, batch, graft)).logits
+    return logits
+
+
+def _edited_rows(
+    base: Base, batch: Batch, graft: Graft, ends: Sequence[tuple[int, int]], answer_rows: Sequence[int]
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """(first, last) rows that the graft edits, in the batch and among its answer rows.
+
+    ends: of each prompt (row after its last token, its number of tokens). In a pack the first tokens may stand
+    in the shared root, once for all.
+    """
+    root = 0 if batch.segments is None else batch.segments.num_shared
+    virtual = batch.num_virtual
+    first: set[int] = set(range(virtual, virtual + min(root, graft.first_rows)))
+    last: set[int] = set()
+    for end, length in ends:
+        own = length - root  # tokens that stand right before `end`
+        first |= {end - own + step for step in range(max(0, min(graft.first_rows, length) - root))}
+        count = min(graft.last_rows, length - min(graft.first_rows, length))
+        if count > own:
+            raise Unsupported(f"the last {count} tokens of a prompt are to be edited, {own} of them are not shared")
+        last |= set(range(end - count, end))
+    place = {row: index for index, row in enumerate(answer_rows)}
+
+    def on_device(rows: Iterable[int]) -> Tensor:
+        return torch.tensor(sorted(rows), dtype=torch.long, device=base.device)
+
+    cut = tuple(on_device(place[row] for row in rows if row in place) for rows in (first, last))
+    return (on_device(first), on_device(last)), (cut[0], cut[1])
 
 
 def _inside_window(base: Base, item: Item, num_virtual: int) -> bool:
@@ -124,10 +225,12 @@ def padded_batches(
 def _pad(base: Base, items: Sequence[Item], inside: Sequence[int], num_virtual: int) -> Batch:
     sequences: list[tuple[int, ...]] = []
     drafts: list[tuple[int, int, int, int, int]] = []  # (sequence, token place, token, item, answer)
+    lengths: list[int] = []  # of each sequence's prompt, without virtual tokens
     for order, index in enumerate(inside):
         item, first = items[index], len(sequences)
         paths = _inner_paths(item)
         sequences += [(-1,) * num_virtual + item.tokens + path for path in paths]
+        lengths += [len(item.tokens)] * len(paths)
         end = num_virtual + len(item.tokens) - 1
         for number, answer in enumerate(item.answers):
             if answer:
@@ -137,10 +240,11 @@ def _pad(base: Base, items: Sequence[Item], inside: Sequence[int], num_virtual: 
     token_ids = torch.zeros(len(sequences), width, dtype=torch.long)
     for row, sequence in enumerate(sequences):
         token_ids[row, : len(sequence)] = torch.tensor(sequence)
+    ends = [(row * width + num_virtual + length, length) for row, length in enumerate(lengths)]
     reads = tuple(
         Read(sequence * width + place, token, order, number) for sequence, place, token, order, number in drafts
     )
-    return Batch(token_ids.to(base.device), None, num_virtual, tuple(inside), reads, None)
+    return Batch(token_ids.to(base.device), None, num_virtual, tuple(inside), reads, None, tuple(ends))
 
 
 def _inner_paths(item: Item) -> list[tuple[int, ...]]:
@@ -150,17 +254,54 @@ def _inner_paths(item: Item) -> list[tuple[int, ...]]:
 
 
 @contextmanager
-def _attention_of(base: Base, packed: bool) -> Iterator[None]:
-    """The base with packed attention, or with the one it was loaded with."""
-    config = base.network.config
+def _our_layers(base: Base, call: Call) -> Iterator[None]:
+    """The model's layers run by `run_layer`, and no attention mask is made for them."""
+    config = base.network.config.get_text_config()
     before = config._attn_implementation
-    if packed:
-        config._attn_implementation = attention.NAME
+
+    def runner(layer: Any, number: int) -> Any:
+        def forward(hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], **_: Any) -> Tensor:
+            cos, sin = position_embeddings
+            return run_layer(layer, number, config, hidden_states[0], cos[0], sin[0], call).unsqueeze(0)
+
+        return forward
+
+    layers = list(base.layers)
+    config._attn_implementation = NO_MASK
+    try:
+        for number, layer in enumerate(layers):
+            layer.forward = runner(layer, number)
+        yield
+    finally:
+        config._attn_implementation = before
+        for layer in layers:
+            layer.__dict__.pop("forward", None)
+
+
+@contextmanager
+def _edited(base: Base, graft: Graft, edits: tuple[Tensor, Tensor] | None) -> Iterator[None]:
+    """The model's own layers with the graft's edit of these rows of the flattened [rows * tokens]."""
+    handles = []
+
+    def hook(number: int) -> Any:
+        def change(module: nn.Module, inputs: Any, output: Any) -> Any:
+            hidden = output[0] if isinstance(output, tuple) else output
+            flat = hidden.flatten(0, 1)
+            for rows, is_last_rows in zip(edits or (), (False, True), strict=False):
+                if len(rows) and graft.edit is not None:
+                    flat = flat.index_copy(0, rows, graft.edit(number, flat[rows], is_last_rows).to(flat.dtype))
+            hidden = flat.view_as(hidden)
+            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+        return change
+
+    if edits is not None:
+        handles = [layer.register_forward_hook(hook(number)) for number, layer in enumerate(base.layers)]
     try:
         yield
     finally:
-        if packed:
-            config._attn_implementation = before
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

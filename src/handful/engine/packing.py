@@ -29,16 +29,18 @@ class Item:
 
 @dataclass(frozen=True)
 class Segment:
-    """Tokens [start, stop) of the pack; `parent` is an index into the segments, -1 for none.
+    """Tokens [start, stop) of the pack; `parent` is another segment's `number`, -1 for none.
 
     Segments stand in depth-first order, so that a segment's descendants follow it without a gap, up to
-    token `last`.
+    token `last`. of_answer: its tokens are an answer's, below a text.
     """
 
     start: int
     stop: int
     parent: int
     last: int
+    number: int
+    of_answer: bool
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,9 @@ class Read:
 @dataclass(frozen=True)
 class Pack:
     """token_ids and positions: one entry a token, the `num_virtual` first ones stand for virtual tokens
-    (id -1). items: which items of the call are inside, in order. reads: see Read; `item` counts within
-    the pack. longest_path: tokens from the root to the deepest leaf.
+    (id -1), the `num_shared` next ones begin every prompt. items: which items of the call are inside, in
+    order. reads: see Read; `item` counts within the pack. longest_path: tokens from the root to the deepest
+    leaf. ends: of each item the row after its last prompt token, and its number of prompt tokens.
     """
 
     token_ids: tuple[int, ...]
@@ -65,6 +68,8 @@ class Pack:
     items: tuple[int, ...]
     reads: tuple[Read, ...]
     longest_path: int
+    num_shared: int
+    ends: tuple[tuple[int, int], ...]
 
 
 def common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
@@ -80,9 +85,11 @@ def common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
     return min(shared, min(map(len, prompts)) - 1)
 
 
-def shared_prefix(items: Sequence[Item], num_virtual: int) -> int:
-    """How many first tokens of these items go into the root, 0 where sharing is not worth it."""
+def shared_prefix(items: Sequence[Item], num_virtual: int, num_edited: int = 0) -> int:
+    """How many first tokens of these items go into the root, 0 where sharing is not worth it. The last
+    `num_edited` tokens of an item are never shared."""
     shared = common_prefix([item.tokens for item in items]) if len(items) > 1 else 0
+    shared = max(0, min([shared, *(len(item.tokens) - num_edited for item in items)]))
     return shared if shared + num_virtual >= MIN_SHARED_TOKENS else 0
 
 
@@ -118,35 +125,37 @@ def _build(items: Sequence[Item], inside: list[int], num_virtual: int, num_share
     tree = _Tree()
     root = -1
     longest = num_virtual + num_shared
+    ends = []
     if longest:
         root = tree.add([-1] * num_virtual + list(items[inside[0]].tokens[:num_shared]), -1, 0)
     for order, index in enumerate(inside):
         item = items[index]
         text = tree.add(item.tokens[num_shared:], root, num_virtual + num_shared)
         end = num_virtual + len(item.tokens)
+        ends.append((tree.last_row(text) + 1, len(item.tokens)))
         branches = [(number, answer) for number, answer in enumerate(item.answers) if answer]
         tree.grow(branches, 0, tree.last_row(text), text, end, order)
         longest = max(longest, end + max((len(answer) for _, answer in branches), default=1) - 1)
     return Pack(
         tuple(tree.token_ids), tuple(tree.positions), num_virtual, tree.segments(), tuple(inside),
-        tuple(tree.reads), longest,
+        tuple(tree.reads), longest, num_shared, tuple(ends),
     )  # fmt: skip
 
 
 class _Tree:
-    """A pack in the making. `places` are [start, stop, parent] per segment."""
+    """A pack in the making. `places` are (start, stop, parent, is of an answer) per segment."""
 
     def __init__(self) -> None:
         self.token_ids: list[int] = []
         self.positions: list[int] = []
-        self.places: list[tuple[int, int, int]] = []
+        self.places: list[tuple[int, int, int, bool]] = []
         self.reads: list[Read] = []
 
-    def add(self, tokens: Sequence[int], parent: int, position: int) -> int:
+    def add(self, tokens: Sequence[int], parent: int, position: int, of_answer: bool = False) -> int:
         start = len(self.token_ids)
         self.token_ids.extend(tokens)
         self.positions.extend(range(position, position + len(tokens)))
-        self.places.append((start, len(self.token_ids), parent))
+        self.places.append((start, len(self.token_ids), parent, of_answer))
         return len(self.places) - 1
 
     def last_row(self, segment: int) -> int:
@@ -168,19 +177,22 @@ class _Tree:
             if len(group) == 1:
                 number, answer = group[0]
                 inner = answer[depth:-1]
-                node = self.add(inner, parent, position)
+                node = self.add(inner, parent, position, of_answer=True)
                 first = self.places[node][0]
                 self.reads.extend(
                     Read(first + step, answer[depth + 1 + step], order, number) for step in range(len(inner))
                 )
             else:
-                node = self.add([token], parent, position)
+                node = self.add([token], parent, position, of_answer=True)
                 self.grow(group, depth + 1, self.last_row(node), node, position + 1, order)
 
     def segments(self) -> tuple[Segment, ...]:
-        last = [stop for _, stop, _ in self.places]
+        last = [stop for _, stop, _, _ in self.places]
         for number in range(len(last) - 1, -1, -1):
             parent = self.places[number][2]
             if parent >= 0:
                 last[parent] = max(last[parent], last[number])
-        return tuple(Segment(*place, last[number]) for number, place in enumerate(self.places))
+        return tuple(
+            Segment(start, stop, parent, last[number], number, of_answer)
+            for number, (start, stop, parent, of_answer) in enumerate(self.places)
+        )

@@ -21,9 +21,9 @@ from handful.engine.packing import Item
 from handful.examples import EncodedExample
 
 
-def batch_scores(base: Base, batch: Batch, graft: Graft, num_answers: int) -> Tensor:
+def batch_scores(base: Base, batch: Batch, graft: Graft, num_answers: int, saves_memory: bool = False) -> Tensor:
     """[items, answers] float32: log-probability of each answer's tokens after each prompt of the batch."""
-    logits, index = answer_logits(base, batch, graft)
+    logits, index = answer_logits(base, batch, graft, saves_memory)
     tokens = torch.tensor([read.token for read in batch.reads], device=logits.device)
     log_probabilities = logits[index, tokens] - logits.logsumexp(dim=-1)[index]
     cell = torch.tensor([read.item * num_answers + read.answer for read in batch.reads], device=logits.device)
@@ -38,7 +38,7 @@ def label_scores(base: Base, examples: Sequence[EncodedExample], graft: Graft, t
     num_labels = len(items[0].answers) if items else 0
     scores = np.zeros((len(items), num_labels))
     done = 0
-    for batch in batches(base, items, graft.num_virtual, token_budget):
+    for batch in batches(base, items, graft.num_virtual, token_budget, num_edited=graft.last_rows):
         scores[list(batch.items)] = batch_scores(base, batch, graft, num_labels).double().cpu().numpy()
         done += len(batch.items)
         progress.amount("scored_tokens", batch.num_tokens)

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from handful.engine.base import Base
-from handful.engine.graft import Graft, ParameterGroup
+from handful.engine.graft import Added, Graft, ParameterGroup
+from handful.engine.kernels import LowRank
 from handful.errors import RunError, SpecError
 from handful.examples import Task
 from handful.methods.grafted import GraftTuned, Start, check_start, start_prior, without_path
@@ -106,7 +107,8 @@ class LoRA:
                 model.peft_config["default"].base_model_name_or_path = base.facts["checkpoint"]
             placed.append(model)
             model.eval()
-            drops = [m.lora_dropout for m in model.modules() if isinstance(m, peft.tuners.lora.LoraLayer)]
+            placed_layers = [m for m in model.modules() if isinstance(m, peft.tuners.lora.LoraLayer)]
+            drops = [m.lora_dropout for m in placed_layers]
             trained = [p for p in model.parameters() if p.requires_grad]
 
             def switch(on: bool) -> None:
@@ -115,6 +117,7 @@ class LoRA:
 
             return Graft(
                 parameters=[ParameterGroup(trained, self.learning_rate or RECIPE.learning_rate)],
+                added={m: _added(m) for m in placed_layers if type(m.base_layer) is nn.Linear},
                 train_mode=switch,
                 undo=lambda: _unload(model),
             )
@@ -144,6 +147,16 @@ class LoRA:
                 "name some of them in targets"
             )
         return list(self.targets)
+
+
+def _added(layer: Any) -> Added:
+    """peft's layer as the engine runs it itself."""
+    drop = layer.lora_dropout["default"]
+    low_rank = LowRank(
+        layer.lora_A["default"].weight, layer.lora_B["default"].weight, layer.scaling["default"],
+        drop.p if isinstance(drop, nn.Dropout) else 0.0,
+    )  # fmt: skip
+    return Added(layer.base_layer, low_rank)
 
 
 def _linear(module: nn.Module) -> bool:

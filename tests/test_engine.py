@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from handful.engine.attention import (
     Layout,
-    _TreeAttention,
+    _GroupAttention,
     cut_layout,
     dense_mask,
     gathered_attention,
@@ -97,8 +98,8 @@ def test_a_model_with_grouped_heads_and_the_check_sees_a_wrong_attention(monkeyp
 
     def without_ancestors(segments):
         plan = right(segments)
-        blocks = tuple(block for block in plan.blocks if block.causal or block.tree)
-        return Layout(blocks, plan.paths, plan.num_queries, plan.num_keys)
+        groups = tuple(dataclasses.replace(group, spans=()) for group in plan.groups)
+        return Layout(segments, None, groups, plan.num_queries, plan.num_keys)
 
     monkeypatch.setattr(attention, "layout", without_ancestors)
     base = toy_base("llama")
@@ -235,7 +236,7 @@ def test_all_forms_of_attention_are_one(cut: bool, virtual: int, monkeypatch: py
     states = [torch.randn(n, 4, 16, requires_grad=True) for n in (len(rows) if cut else tokens, tokens, tokens)]
     monkeypatch.setattr("handful.engine.attention._varlen", varlen_by_hand)
     forms = [
-        _TreeAttention.apply(*states, plan.blocks, 0.25),
+        _GroupAttention.apply(*states, plan.groups, 0.25),
         masked_attention(*states, plan, 0.25),
         gathered_attention(*states, plan, 0.25),
     ]

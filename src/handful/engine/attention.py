@@ -1,10 +1,9 @@
 """Attention over a pack: each segment sees its ancestors wholly and itself causally.
 
-Every pair (segment, ancestor) is a plain block, every text's own part a causal triangle, and the answer tokens
-after a text, a small tree of their own, one masked square. The blocks are computed apart by the fast kernel and
-merged by their log-sum-exp; the backward pass runs the kernel's own backward per block with the merged output
-and log-sum-exp, which is exact because softmax weights depend on the other blocks only through the log-sum-exp
-(Dao et al. 2022, FlashAttention; Liu et al. 2023, Ring Attention).
+On a CPU each text's queries meet the keys of the shared root and their own in one softmax, by batched matrix
+products in chunks of rows; no mask over the pack is ever made, and no pair of texts is ever multiplied. The
+answers after a text, a small tree of their own, are one more such group. That is faster than torch's flash
+kernel for CPU, whose products are small, and needs no merging of prefix and own part (docs/benchmarks.md).
 
 On CUDA each segment's keys are gathered with those of its ancestors for one call of `varlen_attn`. Knows
 nothing of prompts, methods or architectures.
@@ -14,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,17 +23,27 @@ from torch import Tensor, nn
 
 from handful.engine.packing import Segment
 
+CHUNK = 128
+"""Rows of a text that are multiplied with their keys together: less skips more of the triangle, more is a larger
+product."""
+
+KEPT_KEYS = 640
+"""Attention weights of chunks with at most so many keys are kept for the way back, those of longer texts made
+again: they grow with the square of the length."""
+
+Span = tuple[int, int]
+
 
 @dataclass(frozen=True)
-class Block:
-    """Queries [q_start, q_stop) see keys [k_start, k_stop): all of them, the triangle when causal, or what
-    `tree` lets them (see `_tree_mask`)."""
+class Group:
+    """Queries [q_start, q_stop) see the keys in `spans` wholly, and of `own`, where there is one, the triangle,
+    or what `tree` lets them (see `_tree_mask`); `own` has a key for each of the queries.
+    """
 
     q_start: int
     q_stop: int
-    k_start: int
-    k_stop: int
-    causal: bool = False
+    spans: tuple[Span, ...]
+    own: Span | None = None
     tree: tuple[tuple[int, int, int], ...] | None = None
 
 
@@ -43,59 +53,61 @@ class Path:
 
     q_start: int
     q_stop: int
-    spans: tuple[tuple[int, int], ...]
+    spans: tuple[Span, ...]
 
 
 @dataclass
 class Layout:
-    """What sees what. blocks: first one for each row, which together hold every row, then those to be merged in.
-    paths: the same for kernels that take whole rows of keys. num_queries, num_keys: rows of each.
+    """What sees what: every query is in one of `groups`, in rising order. rows: which of the pack's tokens ask,
+    None for all. num_queries, num_keys: how many of each.
     """
 
-    blocks: tuple[Block, ...]
-    paths: tuple[Path, ...]
+    segments: Sequence[Segment]
+    rows: Sequence[int] | None
+    groups: tuple[Group, ...]
     num_queries: int
     num_keys: int
     on_device: dict[str, Any] = field(default_factory=dict)
 
+    def paths(self) -> list[Path]:
+        """The same by segments, for kernels that take a row of keys for each."""
+        place = None if self.rows is None else {row: index for index, row in enumerate(self.rows)}
+        paths = []
+        for number, segment in enumerate(self.segments):
+            if place is None:
+                paths.append(Path(segment.start, segment.stop, _spans(self.segments, number, segment.stop)))
+                continue
+            inside = [row for row in range(segment.start, segment.stop) if row in place]
+            if inside:  # they are the last rows of the segment, so the causal corner is right
+                spans = _spans(self.segments, number, inside[-1] + 1)
+                paths.append(Path(place[inside[0]], place[inside[-1]] + 1, spans))
+        return paths
+
 
 def layout(segments: Sequence[Segment]) -> Layout:
     """Every token of the pack asks, every token is seen."""
-    own, seen = [], []
+    groups = []
     for text, answers in _texts(segments):
-        own.append(Block(text.start, text.stop, text.start, text.stop, causal=True))
+        above = _ancestors(segments, text)
+        groups.append(Group(text.start, text.stop, above, own=(text.start, text.stop)))
         if answers:
-            own.append(_thicket(answers, text.stop, text.stop))
-        if text.last > text.stop:
-            seen.append(Block(text.stop, text.last, text.start, text.stop))
-    paths = tuple(Path(s.start, s.stop, _spans(segments, number, s.stop)) for number, s in enumerate(segments))
-    size = max((segment.stop for segment in segments), default=0)
-    return Layout(tuple(own + seen), paths, size, size)
+            groups.append(_thicket(text, answers, above, text.stop))
+    size = max(segment.stop for segment in segments)
+    return Layout(segments, None, tuple(groups), size, size)
 
 
 def cut_layout(segments: Sequence[Segment], rows: Sequence[int]) -> Layout:
     """Only `rows` (rising) ask: last tokens of texts, and all tokens of answers. Every token is seen."""
     place = {row: index for index, row in enumerate(rows)}
-    own, seen = [], []
+    groups = []
     for text, answers in _texts(segments):
+        above = _ancestors(segments, text)
         end = place.get(text.stop - 1)
         if end is not None:
-            own.append(Block(end, end + 1, text.start, text.stop))
+            groups.append(Group(end, end + 1, (*above, (text.start, text.stop))))
         if answers:
-            first, size = place[text.stop], text.last - text.stop
-            own.append(_thicket(answers, first, text.stop))
-            seen.append(Block(first, first + size, text.start, text.stop))
-        elif text.last > text.stop:  # the root
-            later = [place[row] for row in rows if text.stop <= row < text.last]
-            if later:
-                seen.append(Block(later[0], later[-1] + 1, text.start, text.stop))
-    paths = []
-    for number, segment in enumerate(segments):
-        inside = [row for row in range(segment.start, segment.stop) if row in place]
-        if inside:  # they are the last rows of the segment, so the causal corner is right
-            spans = _spans(segments, number, inside[-1] + 1)
-            paths.append(Path(place[inside[0]], place[inside[-1]] + 1, spans))
-    return Layout(tuple(own + seen), tuple(paths), len(rows), max(segment.stop for segment in segments))
+            groups.append(_thicket(text, answers, above, place[text.stop]))
+    return Layout(segments, rows, tuple(groups), len(rows), max(segment.stop for segment in segments))
 
 
 def _texts(segments: Sequence[Segment]) -> list[tuple[Segment, list[Segment]]]:
@@ -109,25 +121,29 @@ def _texts(segments: Sequence[Segment]) -> list[tuple[Segment, list[Segment]]]:
     return texts
 
 
-def _thicket(answers: Sequence[Segment], first_query: int, first_key: int) -> Block:
-    """The answers after a text among themselves; one alone is a triangle."""
-    size = answers[-1].stop - answers[0].start
-    if len(answers) == 1:
-        return Block(first_query, first_query + size, first_key, first_key + size, causal=True)
-    offset = answers[0].start
-    places = {segment.number: index for index, segment in enumerate(answers)}
-    tree = tuple((s.start - offset, s.stop - offset, places.get(s.parent, -1)) for s in answers)
-    return Block(first_query, first_query + size, first_key, first_key + size, tree=tree)
+def _ancestors(segments: Sequence[Segment], segment: Segment) -> tuple[Span, ...]:
+    """Their tokens, the root first."""
+    above: tuple[Span, ...] = ()
+    while segment.parent >= 0:
+        segment = segments[segment.parent]
+        above = ((segment.start, segment.stop), *above)
+    return above
 
 
-def _spans(segments: Sequence[Segment], number: int, stop: int) -> tuple[tuple[int, int], ...]:
+def _thicket(text: Segment, answers: Sequence[Segment], above: tuple[Span, ...], first_query: int) -> Group:
+    """The answers after a text; one alone is a triangle."""
+    start, stop = text.stop, answers[-1].stop
+    tree = None
+    if len(answers) > 1:
+        places = {segment.number: index for index, segment in enumerate(answers)}
+        tree = tuple((s.start - start, s.stop - start, places.get(s.parent, -1)) for s in answers)
+    spans = (*above, (text.start, text.stop))
+    return Group(first_query, first_query + stop - start, spans, own=(start, stop), tree=tree)
+
+
+def _spans(segments: Sequence[Segment], number: int, stop: int) -> tuple[Span, ...]:
     """Keys that the tokens of a segment see up to its token `stop`, ancestors first."""
-    spans = [(segments[number].start, stop)]
-    parent = segments[number].parent
-    while parent >= 0:
-        spans.append((segments[parent].start, segments[parent].stop))
-        parent = segments[parent].parent
-    return tuple(reversed(spans))
+    return (*_ancestors(segments, segments[number]), (segments[number].start, stop))
 
 
 @functools.lru_cache(maxsize=64)
@@ -144,6 +160,12 @@ def _tree_mask(tree: tuple[tuple[int, int, int], ...], dtype: torch.dtype, devic
     return mask.to(device)
 
 
+@functools.lru_cache(maxsize=4)
+def _triangle(size: int, dtype: torch.dtype) -> Tensor:
+    """[size, size], 0 on and below the diagonal, -inf above."""
+    return torch.full((size, size), float("-inf"), dtype=dtype).triu_(1)
+
+
 def tree_attention(query: Tensor, key: Tensor, value: Tensor, plan: Layout, scale: float) -> Tensor:
     """query [queries, heads, head_dim], key and value [keys, key heads, head_dim] -> [queries, heads, head_dim].
 
@@ -156,7 +178,7 @@ def tree_attention(query: Tensor, key: Tensor, value: Tensor, plan: Layout, scal
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     if query.device.type != "cpu":
         return masked_attention(query, key, value, plan, scale)
-    mixed: Tensor = _TreeAttention.apply(query, key, value, plan.blocks, scale)
+    mixed: Tensor = _GroupAttention.apply(query, key, value, plan.groups, scale)
     return mixed
 
 
@@ -172,7 +194,7 @@ def masked_attention(query: Tensor, key: Tensor, value: Tensor, plan: Layout, sc
 def dense_mask(plan: Layout, dtype: torch.dtype, device: torch.device) -> Tensor:
     """[queries, keys], 0 where a query sees a key, -inf elsewhere."""
     mask = torch.full((plan.num_queries, plan.num_keys), float("-inf"), dtype=dtype, device=device)
-    for path in plan.paths:
+    for path in plan.paths():
         rows = mask[path.q_start : path.q_stop]
         for start, stop in path.spans[:-1]:
             rows[:, start:stop] = 0.0
@@ -184,68 +206,106 @@ def dense_mask(plan: Layout, dtype: torch.dtype, device: torch.device) -> Tensor
     return mask
 
 
-class _TreeAttention(torch.autograd.Function):
-    """Blocks through torch's flash kernel for CPU, merged by log-sum-exp."""
+def _steps(group: Group, dtype: torch.dtype) -> list[tuple[int, int, int, Tensor | None]]:
+    """A group in chunks of rows: (first row, row after the last, how many of the group's keys they meet, a mask
+    for the last of these keys). A triangle is met in about CHUNK rows at a time."""
+    size = group.q_stop - group.q_start
+    above = sum(stop - start for start, stop in group.spans)
+    if group.own is None:
+        return [(0, size, above, None)]
+    if group.tree is not None:
+        return [(0, size, above + size, _tree_mask(group.tree, dtype, "cpu"))]
+    number = max(1, round(size / CHUNK))
+    edges = [size * index // number for index in range(number + 1)]
+    triangle = _triangle(2 * CHUNK, dtype)
+    return [
+        (start, stop, above + stop, triangle[: stop - start, : stop - start] if stop - start > 1 else None)
+        for start, stop in itertools.pairwise(edges)
+    ]
+
+
+def _seen(group: Group, x: Tensor) -> Tensor:
+    """[heads, the group's keys, head_dim] of x [heads, keys, head_dim], side by side."""
+    spans = group.spans if group.own is None else (*group.spans, group.own)
+    parts = [x[:, start:stop] for start, stop in spans]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _weights(asked: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
+    """[heads, rows, keys]: softmax of the products of asked [heads, rows, head_dim] and keys."""
+    scores = torch.bmm(asked, keys.transpose(1, 2))
+    if mask is not None:
+        scores[:, :, -mask.shape[1] :] += mask
+    return torch.softmax(scores, -1)
+
+
+class _GroupAttention(torch.autograd.Function):
+    """Group by group in chunks of rows: products, one softmax over all that a row sees, products.
+
+    The results of the products are contiguous throughout: only then are all heads one call.
+    """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[Block], scale: float) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, groups: Sequence[Group], scale: float) -> Tensor:
+        query = query * scale
+        q, k, v = (tensor.transpose(0, 1) for tensor in (query, key, value))
         out = torch.empty_like(query)
-        lse = query.new_empty(query.shape[:2], dtype=torch.float32)
-        filled = 0
-        for block in blocks:
-            q, k, v = _cut(query, key, value, block)
-            part, part_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                q, k, v, 0.0, block.causal, attn_mask=_mask(block, query), scale=scale
-            )
-            # [1, heads, rows, head_dim] and [1, heads, rows], whatever their strides
-            part, part_lse = part[0].transpose(0, 1), part_lse[0].T
-            rows = slice(block.q_start, block.q_stop)
-            if block.q_start >= filled:
-                out[rows], lse[rows] = part, part_lse
-                filled = block.q_stop
-            else:
-                share = torch.sigmoid(part_lse - lse[rows])
-                out[rows].lerp_(part, share.unsqueeze(-1).to(out.dtype))
-                lse[rows] = torch.logaddexp(lse[rows], part_lse)
-        ctx.save_for_backward(query, key, value, out, lse)
-        ctx.blocks, ctx.scale = blocks, scale
+        keeps = any(ctx.needs_input_grad[:3])
+        kept: list[Tensor | None] = []
+        for group in groups:
+            keys, values = _seen(group, k), _seen(group, v)
+            asked, result = q[:, group.q_start : group.q_stop], out[group.q_start : group.q_stop].transpose(0, 1)
+            for start, stop, met, mask in _steps(group, query.dtype):
+                weights = _weights(asked[:, start:stop], keys[:, :met], mask)
+                result[:, start:stop] = torch.bmm(weights, values[:, :met])
+                if keeps:
+                    kept.append(weights if met <= KEPT_KEYS else None)
+        if keeps:
+            ctx.save_for_backward(query, key, value, *kept)
+            ctx.groups, ctx.scale = groups, scale
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        query, key, value, out, lse = ctx.saved_tensors
-        grad = grads[0].contiguous()
+        query, key, value, *kept = ctx.saved_tensors
+        q, k, v = (tensor.transpose(0, 1) for tensor in (query, key, value))
+        grad = grads[0].transpose(0, 1)
         d_query, d_key, d_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
-        filled = 0
-        for block in ctx.blocks:
-            q, k, v = _cut(query, key, value, block)
-            rows, columns = slice(block.q_start, block.q_stop), slice(block.k_start, block.k_stop)
-            dq, dk, dv = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                _heads_first(grad[rows]), q, k, v, _heads_first(out[rows]), lse[rows].T.unsqueeze(0), 0.0,
-                block.causal, attn_mask=_mask(block, query), scale=ctx.scale,
-            )  # fmt: skip
-            if block.q_start >= filled:
-                d_query[rows] = dq[0].transpose(0, 1)
-                filled = block.q_stop
-            else:
-                d_query[rows] += dq[0].transpose(0, 1)
-            d_key[columns] += dk[0].transpose(0, 1)
-            d_value[columns] += dv[0].transpose(0, 1)
-        return d_query, d_key, d_value, None, None
-
-
-def _cut(query: Tensor, key: Tensor, value: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
-    rows, columns = slice(block.q_start, block.q_stop), slice(block.k_start, block.k_stop)
-    return _heads_first(query[rows]), _heads_first(key[columns]), _heads_first(value[columns])
+        left = list(kept)
+        for group in ctx.groups:
+            keys, values = _seen(group, k), _seen(group, v)
+            rows = slice(group.q_start, group.q_stop)
+            asked, g, d_asked = q[:, rows], grad[:, rows], d_query[rows].transpose(0, 1)
+            steps = _steps(group, query.dtype)
+            mine, left = left[: len(steps)], left[len(steps) :]
+            d_keys = d_values = keys.new_empty(0)
+            # The last chunk meets all keys, so it makes the sums that the others are added to.
+            for (start, stop, met, mask), weights in reversed(list(zip(steps, mine, strict=True))):
+                part, part_g = asked[:, start:stop], g[:, start:stop]
+                if weights is None:
+                    weights = _weights(part, keys[:, :met], mask)
+                d_weights = torch.bmm(part_g, values[:, :met].transpose(1, 2))
+                d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+                d_asked[:, start:stop] = torch.bmm(d_scores, keys[:, :met])
+                to_values = torch.bmm(weights.transpose(1, 2), part_g)
+                to_keys = torch.bmm(d_scores.transpose(1, 2), part)
+                if stop == steps[-1][1]:
+                    d_keys, d_values = to_keys, to_values
+                else:
+                    d_keys[:, :met] += to_keys
+                    d_values[:, :met] += to_values
+            first = 0
+            for span in group.spans if group.own is None else (*group.spans, group.own):
+                columns = slice(first, first + span[1] - span[0])
+                d_key[span[0] : span[1]] += d_keys[:, columns].transpose(0, 1)
+                d_value[span[0] : span[1]] += d_values[:, columns].transpose(0, 1)
+                first = columns.stop
+        return d_query.mul_(ctx.scale), d_key, d_value, None, None
 
 
 def _heads_first(x: Tensor) -> Tensor:
     """[rows, heads, head_dim] -> [1, heads, rows, head_dim], a view."""
     return x.transpose(0, 1).unsqueeze(0)
-
-
-def _mask(block: Block, like: Tensor) -> Tensor | None:
-    return None if block.tree is None else _tree_mask(block.tree, like.dtype, str(like.device))
 
 
 def gathered_attention(query: Tensor, key: Tensor, value: Tensor, plan: Layout, scale: float) -> Tensor:
@@ -259,9 +319,10 @@ def gathered_attention(query: Tensor, key: Tensor, value: Tensor, plan: Layout, 
 
 def _gathering(plan: Layout, device: torch.device) -> dict[str, Any]:
     """index [gathered keys], queries and keys before each path (int32), and the longest of each."""
-    index = [torch.arange(start, stop) for path in plan.paths for start, stop in path.spans]
-    queries = [path.q_stop - path.q_start for path in plan.paths]
-    keys = [sum(stop - start for start, stop in path.spans) for path in plan.paths]
+    paths = plan.paths()
+    index = [torch.arange(start, stop) for path in paths for start, stop in path.spans]
+    queries = [path.q_stop - path.q_start for path in paths]
+    keys = [sum(stop - start for start, stop in path.spans) for path in paths]
     told = {"index": torch.cat(index).to(device), "max_q": max(queries), "max_k": max(keys)}
     for name, lengths in (("cu_q", queries), ("cu_k", keys)):
         told[name] = torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)

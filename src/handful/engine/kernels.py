@@ -211,9 +211,9 @@ class _NormLinears(torch.autograd.Function):
         wants_x = ctx.needs_input_grad[0]
         d_x = torch.empty_like(x) if wants_x else None
         totals = [
-            (torch.zeros_like(each.added.down, dtype=torch.float32), torch.zeros_like(each.added.up, dtype=torch.float32))
-            if each.added is not None
-            else None
+            None
+            if each.added is None
+            else tuple(torch.zeros_like(part, dtype=torch.float32) for part in (each.added.down, each.added.up))
             for each in maps
         ]
         for tile in tiles(x.shape[0], x.device):

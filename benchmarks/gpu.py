@@ -28,7 +28,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata, util
@@ -56,7 +56,7 @@ from gpu_ground import (
     square_rate,
     timed,
     to_nf4,
-)  # fmt: skip
+)
 from gpu_trainer import TrainerPeer
 from handful.engine.base import Base, PathCheck
 from handful.engine.graft import Graft
@@ -110,41 +110,52 @@ def affordable(settings: Settings, trial: Callable[[Sample], Any], passes: int, 
     return draw_sample(settings, max(batch_size, count - count % batch_size))
 
 
-def speed(settings: Settings, section: str, sample: Sample, job: Job, flops: float, run: Measured, rate: float) -> Row:
-    """A measured run in the columns that all speeds share. rate: FLOP/s of the square product."""
-    share = FULL_REVIEWS * settings.model.text / sample.text_tokens
-    name = settings.model.name
-    goal = GOAL_SECONDS.get((section, name)) if settings.device.type == "cuda" else None
-    return Row(
-        f"{section} {name}",
-        {
-            "reviews": len(sample.prompts),
-            "runs": len(run.seconds),
-            "seconds, median": run.median,
-            "seconds, all": " ".join(show(seconds) for seconds in run.seconds),
-            "reviews/s": len(sample.prompts) / run.median,
-            "needed tokens/s": job.tokens / run.median,
-            "FLOP share, %": 100 * flops / run.median / rate,
-            "peak GB": None if run.peak_bytes is None else run.peak_bytes / 1e9,
-            f"s per {FULL_REVIEWS:,} reviews": run.median * share,
-            "goal, s": goal,
-            "mean loss": run.loss,
-            "notes": "; ".join(run.notes) or None,
-        },
-    )
+def budget(work: str, settings: Settings) -> int:
+    """Tokens in one forward pass."""
+    own = settings.model.score_budget if work == "score" else settings.model.train_budget
+    return settings.token_budget or own
 
 
-def score_job(sample: Sample, token_budget: int) -> Job:
-    """What scoring the sample needs, in the fewest packs."""
-    return Job(sample.own, sample.instruction, fewest_packs(sample.own, sample.instruction, token_budget))
+def needed(work: str, settings: Settings, sample: Sample, token_budget: int) -> tuple[Job, float]:
+    """What "score" or an epoch of "train" needs, and its FLOPs. The instruction runs once per full pack, and when
+    training at least once per optimizer step.
+    """
+    own, shape = sample.own, settings.model.shape
+    if work == "score":
+        job = Job(own, sample.instruction, fewest_packs(own, sample.instruction, token_budget))
+        return job, scoring_flops(shape, job)
+    updates = math.ceil(len(own) / settings.batch_size)
+    mean_step = [round(sum(own) / updates)]
+    job = Job(own, sample.instruction, updates * fewest_packs(mean_step, sample.instruction, token_budget))
+    return job, training_flops(shape, job, RANK)
 
 
-def train_job(sample: Sample, batch_size: int, token_budget: int) -> Job:
-    """What one epoch needs: the instruction at least once per optimizer step."""
-    updates = math.ceil(len(sample.own) / batch_size)
-    own = sample.own[:batch_size]
-    mean_step = [round(sum(sample.own) / len(sample.own))] * len(own)
-    return Job(sample.own, sample.instruction, updates * fewest_packs(mean_step, sample.instruction, token_budget))
+def speed(work: str, settings: Settings, sample: Sample, token_budget: int, run: Measured, rate: float) -> Figures:
+    """A measured run in the columns that all speeds share, whoever ran it: the work needed is the same.
+
+    rate: FLOP/s of the square product.
+    """
+    job, flops = needed(work, settings, sample, token_budget)
+    on_gpu = settings.device.type == "cuda"
+    return {
+        "reviews": len(sample.prompts),
+        "runs": len(run.seconds),
+        "seconds, median": run.median,
+        "seconds, all": " ".join(show(seconds) for seconds in run.seconds),
+        "reviews/s": len(sample.prompts) / run.median,
+        "needed tokens/s": job.tokens / run.median,
+        "FLOP share, %": 100 * flops / run.median / rate,
+        "peak GB": None if run.peak_bytes is None else run.peak_bytes / 1e9,
+        f"s per {FULL_REVIEWS:,} reviews": run.median * FULL_REVIEWS * settings.model.text / sample.text_tokens,
+        "goal, s": GOAL_SECONDS.get((work, settings.model.name)) if on_gpu else None,
+        "mean loss": run.loss,
+        "notes": "; ".join(run.notes) or None,
+    }
+
+
+def with_path(figures: Figures, base: Base, rate: float) -> Figures:
+    """The figures, and which way the engine went at what measured rate of the device."""
+    return {**figures, "square TFLOP/s": rate / 1e12, "path": str(base.path)}
 
 
 # --- the work itself ----------------------------------------------------------------------------------------
@@ -168,6 +179,34 @@ def train_ours(base: Base, settings: Settings, sample: Sample, into: Measured) -
         timed(settings.device, into, epoch)
 
 
+def scoring_runs(base: Base, settings: Settings, sample: Sample) -> Measured:
+    """Repeated scoring of one sample."""
+    run = Measured()
+    for _ in range(settings.repeats):
+        timed(settings.device, run, lambda: _forget(score(base, sample)))
+    return run
+
+
+def training_runs(base: Base, settings: Settings, sample: Sample) -> Measured:
+    """Repeated epochs over one sample, each from a fresh adapter."""
+    run = Measured()
+    for _ in range(settings.repeats):
+        train_ours(base, settings, sample, run)
+    return run
+
+
+def scoring_sample(base: Base, settings: Settings) -> Sample:
+    """As many prompts as can be scored in time."""
+    return affordable(settings, lambda few: score(base, few), settings.repeats)
+
+
+def training_sample(base: Base, settings: Settings) -> Sample:
+    """As many prompts as can be trained on in time."""
+    return affordable(
+        settings, lambda few: train_ours(base, settings, few, Measured()), settings.repeats, settings.batch_size
+    )
+
+
 # --- the sections -------------------------------------------------------------------------------------------
 
 
@@ -188,58 +227,30 @@ def gemm_section(settings: Settings) -> Iterator[Row]:
 
 def score_section(settings: Settings) -> Iterator[Row]:
     """Scoring through the engine."""
-    base, rate = fresh_base(settings, settings.model.score_budget), square_rate(settings)
-    sample = affordable(settings, lambda few: score(base, few), settings.repeats)
-    yield measured_scoring(base, settings, sample, rate)[1]
-
-
-def measured_scoring(base: Base, settings: Settings, sample: Sample, rate: float) -> tuple[Measured, Row]:
-    """Repeated scoring of one sample."""
-    run = Measured()
-    for _ in range(settings.repeats):
-        timed(settings.device, run, lambda: _forget(score(base, sample)))
-    job = score_job(sample, base.token_budget)
-    row = speed(settings, "score", sample, job, scoring_flops(settings.model.shape, job), run, rate)
-    return run, with_path(row, base, rate)
+    base, rate = fresh_base(settings, budget("score", settings)), square_rate(settings)
+    sample = scoring_sample(base, settings)
+    run = scoring_runs(base, settings, sample)
+    figures = speed("score", settings, sample, base.token_budget, run, rate)
+    yield Row(f"score {settings.model.name}", with_path(figures, base, rate))
 
 
 def train_section(settings: Settings) -> Iterator[Row]:
     """LoRA training through the engine."""
-    base, rate = fresh_base(settings, settings.model.train_budget), square_rate(settings)
-    sample = affordable(
-        settings, lambda few: train_ours(base, settings, few, Measured()), settings.repeats, settings.batch_size
-    )
-    yield measured_training(base, settings, sample, rate)[1]
-
-
-def measured_training(base: Base, settings: Settings, sample: Sample, rate: float) -> tuple[Measured, Row]:
-    """Repeated epochs over one sample, each from a fresh adapter."""
-    run = Measured()
-    for _ in range(settings.repeats):
-        train_ours(base, settings, sample, run)
-    return run, with_path(training_row(base, settings, sample, run, rate), base, rate)
-
-
-def training_row(base: Base, settings: Settings, sample: Sample, run: Measured, rate: float) -> Row:
-    """A training in the columns of a speed, whoever ran it: the work that is needed is the same."""
-    job = train_job(sample, settings.batch_size, base.token_budget)
-    return speed(settings, "train", sample, job, training_flops(settings.model.shape, job, RANK), run, rate)
-
-
-def with_path(row: Row, base: Base, rate: float) -> Row:
-    """The row, and which way the engine went at what measured rate of the device."""
-    return replace(row, figures={**row.figures, "square TFLOP/s": rate / 1e12, "path": str(base.path)})
+    base, rate = fresh_base(settings, budget("train", settings)), square_rate(settings)
+    sample = training_sample(base, settings)
+    run = training_runs(base, settings, sample)
+    figures = speed("train", settings, sample, base.token_budget, run, rate)
+    yield Row(f"train {settings.model.name}", with_path(figures, base, rate))
 
 
 def trainer_section(settings: Settings) -> Iterator[Row]:
     """Ours, Trainer without and with checkpointing, one after the other, round after round."""
-    base, rate = fresh_base(settings, settings.model.train_budget), square_rate(settings)
+    base, rate = fresh_base(settings, budget("train", settings)), square_rate(settings)
     ways: dict[str, Way] = {
         "ours": lambda sample, into: train_ours(base, settings, sample, into),
         "Trainer, grouped": TrainerPeer(base.network, settings, False, settings.batch_size).train,
         "Trainer, grouped, checkpointing": TrainerPeer(base.network, settings, True, settings.batch_size).train,
     }
-
     failures: dict[str, str] = {}
     sample = affordable(settings, lambda few: in_turn(ways, few, failures), settings.repeats, settings.batch_size)
     runs = {what: Measured() for what in ways}
@@ -271,72 +282,90 @@ def compared(
     for what, run in runs.items():
         if what in failures:
             continue
-        figures = training_row(base, settings, sample, run, rate).figures
+        figures = speed("train", settings, sample, base.token_budget, run, rate)
         is_ours = what == "ours" or "ours" in failures
         ratio = None if is_ours else run.median / ours.median
         goal = GOAL_RATIO if ratio is not None and settings.device.type == "cuda" else None
-        row = Row(what, {"time over ours": ratio, "goal": goal, **figures})
-        yield with_path(row, base, rate) if what == "ours" else row
+        figures = {"time over ours": ratio, "goal": goal, **figures}
+        yield Row(what, with_path(figures, base, rate) if what == "ours" else figures)
     if failures:
         raise SectionFailure("; ".join(f"{what}: {why}" for what, why in failures.items()))
 
 
 def exact_section(settings: Settings) -> Iterator[Row]:
     """Few layers at full width with widely drawn weights, in fp32 and bf16; then the whole model in bf16."""
-    shape, count = settings.model.shape, min(settings.reviews, 256)
+    shape = settings.model.shape
+    sample = draw_sample(settings, min(settings.reviews, 256))
     shallow = replace(shape, layers=min(4, shape.layers))
     # As sharp at any width as a standard deviation of 0.5 at width 32: on small weights all paths agree.
-    spread = 0.5 * math.sqrt(32 / shape.width)
-    sample = draw_sample(settings, count)
-    network = make_network(shallow, settings.device, torch.bfloat16, settings.seed, spread)
-    scores = {}
-    for dtype in (torch.float32, torch.bfloat16):
+    network = make_network(shallow, settings.device, torch.bfloat16, settings.seed, 0.5 * math.sqrt(32 / shape.width))
+    seen = Scores(settings, sample)
+    few, whole = f"{shallow.layers} layers", f"all {shape.layers} layers"
+    for kind, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         cast(network, dtype)
-        kind = "fp32" if dtype == torch.float32 else "bf16"
-        fast, plain, verdict = both_paths(network, settings, sample)
-        scores[kind] = fast, plain
-        yield difference(f"{shallow.layers} layers, {kind}: fast against plain", fast, plain, verdict)
-    truth = scores["fp32"][1]
-    for way, tried in zip(("fast", "plain"), scores["bf16"], strict=True):
-        yield difference(f"{shallow.layers} layers: {way} in bf16 against plain in fp32", tried, truth, None)
+        seen.add(f"{few}, {kind}", network)
+        yield from seen.compare(f"{few}, {kind}, fast", f"{few}, {kind}, plain")
+    for way in ("fast", "plain"):
+        yield from seen.compare(f"{few}, bf16, {way}", f"{few}, fp32, plain")
     del network
     free_memory()
     network = make_network(shape, settings.device, torch.bfloat16, settings.seed)
-    fast, plain, verdict = both_paths(network, settings, sample)
-    yield difference(f"all {shape.layers} layers, bf16: fast against plain", fast, plain, verdict)
+    seen.add(f"{whole}, bf16", network)
+    yield from seen.compare(f"{whole}, bf16, fast", f"{whole}, bf16, plain")
+    if seen.failures:
+        raise SectionFailure("; ".join(seen.failures))
 
 
-def both_paths(network: Any, settings: Settings, sample: Sample) -> tuple[np.ndarray, np.ndarray, str]:
-    """Scores by the fast path, by the plain one, and what the check at load said. The fast path is taken even
-    where the check forbids it: how far off it is, is the question here.
+@dataclass
+class Scores:
+    """Scores of one sample by name, "..., fast" and "..., plain", what the check at load said of the fast way,
+    and the reasons of those that failed.
     """
-    base = make_base(network, settings.model.name, min(4096, settings.token_budget or settings.model.score_budget))
-    verdict = str(base.path)
-    if not base.path.fast:
-        base.path = PathCheck(True, "forced")
-    fast = score(base, sample)
-    base.path = PathCheck(False, "forced")
-    return fast, score(base, sample), verdict
+
+    settings: Settings
+    sample: Sample
+    by_name: dict[str, np.ndarray] = field(default_factory=dict)
+    verdicts: dict[str, str] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+    def add(self, name: str, network: Any) -> None:
+        """Scores by both paths."""
+        for way in ("fast", "plain"):
+            failure = attempt(partial(self._score, name, way, network))
+            if failure:
+                self.failures.append(f"{name}, {way}: {failure}")
+
+    def _score(self, name: str, way: str, network: Any) -> None:
+        """The fast path is taken even where the check forbids it: how far off it is, is the question here."""
+        settings = self.settings
+        base = make_base(network, settings.model.name, min(4096, budget("score", settings)))
+        self.verdicts[f"{name}, {way}"] = str(base.path)
+        if base.path.fast != (way == "fast"):
+            base.path = PathCheck(way == "fast", "forced")
+        self.by_name[f"{name}, {way}"] = score(base, self.sample)
+
+    def compare(self, tried: str, truth: str) -> Iterator[Row]:
+        """One row, or none where either failed."""
+        if tried in self.by_name and truth in self.by_name:
+            verdict = self.verdicts[tried] if tried.endswith("fast") else None
+            yield Row(f"{tried} against {truth}", difference(self.by_name[tried], self.by_name[truth], verdict))
 
 
-def difference(what: str, tried: np.ndarray, truth: np.ndarray, verdict: str | None) -> Row:
+def difference(tried: np.ndarray, truth: np.ndarray, verdict: str | None) -> Figures:
     """How far two [prompts, 2] scores are apart, in nats; a margin is the difference of the two label logits.
 
     Flips at margins below the error are no fault, so the median margin stands beside them.
     """
     margins, others = tried[:, 0] - tried[:, 1], truth[:, 0] - truth[:, 1]
-    return Row(
-        what,
-        {
-            "reviews": len(truth),
-            "largest score error, nats": float(np.abs(tried - truth).max()),
-            "mean score error, nats": float(np.abs(tried - truth).mean()),
-            "largest margin error, nats": float(np.abs(margins - others).max()),
-            "median margin, nats": float(np.median(np.abs(others))),
-            "flipped, %": 100 * float(np.mean((margins > 0) != (others > 0))),
-            "check at load": verdict,
-        },
-    )
+    return {
+        "reviews": len(truth),
+        "largest score error, nats": float(np.abs(tried - truth).max()),
+        "mean score error, nats": float(np.abs(tried - truth).mean()),
+        "largest margin error, nats": float(np.abs(margins - others).max()),
+        "median margin, nats": float(np.median(np.abs(others))),
+        "flipped, %": 100 * float(np.mean((margins > 0) != (others > 0))),
+        "check at load": verdict,
+    }
 
 
 def seventy_section(settings: Settings) -> Iterator[Row]:
@@ -346,10 +375,17 @@ def seventy_section(settings: Settings) -> Iterator[Row]:
     has_nf4 = util.find_spec("bitsandbytes") is not None
     plain = str(settings.dtype).removeprefix("torch.")
     kinds = (plain, "NF4") if has_nf4 else (plain,)
+    failures = []
     for number, kind in enumerate(kinds):
-        yield from extrapolated(settings, kind, len(kinds) - number)
+        rows: list[Row] = []
+        failure = attempt(partial(_fill, rows, extrapolated(settings, kind, len(kinds) - number)))
+        yield from rows
+        if failure:
+            failures.append(f"{kind}: {failure}")
     if not has_nf4:
         yield Row("NF4", {"notes": "not measured: bitsandbytes is not installed"})
+    if failures:
+        raise SectionFailure("; ".join(failures))
 
 
 def extrapolated(settings: Settings, kind: str, shares: int) -> Iterator[Row]:
@@ -360,77 +396,70 @@ def extrapolated(settings: Settings, kind: str, shares: int) -> Iterator[Row]:
     model = settings.model
     depths = (1, 6) if settings.is_toy else (2, 6)
     left = max(0.0, settings.deadline - time.perf_counter()) / shares
-    tries = {}
-    for depth in reversed(depths):  # the deeper one sets the sample
-        shallow = replace(settings, model=replace(model, shape=replace(model.shape, layers=depth)))
+    samples: dict[str, Sample] = {}
+    tried: dict[tuple[str, int], Measured] = {}
+    path = ""
+    for depth in reversed(depths):  # the deeper one finds out how many prompts fit, so half of the time is its
+        shallow = replace(
+            settings,
+            model=replace(model, shape=replace(model.shape, layers=depth)),
+            deadline=time.perf_counter() + left / 2,
+        )
         network = make_network(shallow.model.shape, settings.device, settings.dtype, settings.seed)
         if kind == "NF4":
             to_nf4(network)
-        # Half of the time for the deeper one, since it also finds out how many prompts fit.
-        shallow = replace(shallow, deadline=time.perf_counter() + left / 2)
-        known = {name: sample for name, (sample, _, _) in tries.get(depths[1], {}).items()}
-        tries[depth] = both_works(make_base(network, model.name, model.score_budget), shallow, known)
-        del network
+        base = make_base(network, model.name, model.score_budget)
+        path = str(base.path)
+        for work in ("score", "train"):
+            tried[work, depth] = shallow_runs(work, base, shallow, samples)
+        del network, base
         free_memory()
     rate = square_rate(settings)
+    how = f"EXTRAPOLATED to {model.shape.layers} layers from {depths[0]} and {depths[1]}"
     for work in ("score", "train"):
-        sample, few, _ = tries[depths[0]][work]
-        _, many, path = tries[depths[1]][work]
-        yield extrapolated_row(settings, work, kind, depths, sample, few, many, rate, path)
+        figures = whole_depth(work, settings, depths, samples[work], [tried[work, depth] for depth in depths], rate)
+        yield Row(f"{work} {model.name} {kind}, {how}", {**figures, "square TFLOP/s": rate / 1e12, "path": path})
 
 
-Tried = tuple[Sample, Measured, str]
+def shallow_runs(work: str, base: Base, settings: Settings, samples: dict[str, Sample]) -> Measured:
+    """Runs of one kind of work, on the sample that is known or on a new one, which is kept in `samples`."""
+    base.token_budget = budget(work, settings)
+    find, measure = (scoring_sample, scoring_runs) if work == "score" else (training_sample, training_runs)
+    if work in samples:
+        measure(base, replace(settings, repeats=1), draw_sample(settings, settings.model.warm_reviews))
+    else:
+        now = time.perf_counter()
+        share = 0.5 if work == "score" else 1.0  # training comes second and may have what is left
+        samples[work] = find(base, replace(settings, deadline=now + share * (settings.deadline - now)))
+    return measure(base, settings, samples[work])
 
 
-def both_works(base: Base, settings: Settings, known: dict[str, Sample]) -> dict[str, Tried]:
-    """Scoring and training on one base, on the known samples or on as many prompts as time allows."""
-    tried: dict[str, Tried] = {}
-    model, middle = settings.model, settings.deadline - (settings.deadline - time.perf_counter()) / 2
-    base.token_budget = settings.token_budget or model.score_budget
-    halved = replace(settings, deadline=middle)
-    score(base, draw_sample(settings, model.warm_reviews))
-    sample = known.get("score") or affordable(halved, lambda few: score(base, few), settings.repeats)
-    tried["score"] = sample, measured_scoring(base, settings, sample, 1.0)[0], str(base.path)
-    base.token_budget = settings.token_budget or model.train_budget
-    train_ours(base, settings, draw_sample(settings, settings.batch_size), Measured())
-    sample = known.get("train") or affordable(
-        settings, lambda few: train_ours(base, settings, few, Measured()), settings.repeats, settings.batch_size
-    )
-    tried["train"] = sample, measured_training(base, settings, sample, 1.0)[0], str(base.path)
-    return tried
-
-
-def extrapolated_row(
-    settings: Settings, work: str, kind: str, depths: tuple[int, int], sample: Sample,
-    few: Measured, many: Measured, rate: float, path: str,
-) -> Row:  # fmt: skip
+def whole_depth(
+    work: str, settings: Settings, depths: tuple[int, int], sample: Sample, runs: Sequence[Measured], rate: float
+) -> Figures:
     """All layers' time from two depths. Raises SectionFailure when more layers took no longer."""
-    model, layers = settings.model, settings.model.shape.layers
+    few, many = runs
     per_layer = (many.median - few.median) / (depths[1] - depths[0])
     if per_layer <= 0:
         raise SectionFailure(f"{work}: {depths[1]} layers took no longer than {depths[0]}, nothing to extrapolate from")
-    whole = Measured([few.median + per_layer * (layers - depths[0])], notes=[*few.notes, *many.notes])
-    if work == "score":
-        job = score_job(sample, settings.token_budget or model.score_budget)
-        flops = scoring_flops(model.shape, job)
-    else:
-        job = train_job(sample, settings.batch_size, settings.token_budget or model.train_budget)
-        flops = training_flops(model.shape, job, RANK)
-    figures = speed(settings, work, sample, job, flops, whole, rate).figures
-    for measured_only in ("runs", "seconds, all", "mean loss", "peak GB"):
+    seconds = few.median + per_layer * (settings.model.shape.layers - depths[0])
+    notes = list(dict.fromkeys([*few.notes, *many.notes]))
+    figures = speed(work, settings, sample, budget(work, settings), Measured([seconds], notes=notes), rate)
+    for measured_only in ("runs", "seconds, median", "seconds, all", "mean loss", "peak GB"):
         figures.pop(measured_only)
-    peak = None if many.peak_bytes is None else many.peak_bytes / 1e9
-    return Row(
-        f"{work} {model.name} {kind}, EXTRAPOLATED to {layers} layers from {depths[0]} and {depths[1]}",
-        {
-            f"seconds, {depths[0]} layers": few.median,
-            f"seconds, {depths[1]} layers": many.median,
-            f"peak GB, {depths[1]} layers": peak,
-            **figures,
-            "square TFLOP/s": rate / 1e12,
-            "path": path,
-        },
-    )
+    return {
+        f"seconds, {depths[0]} layers": few.median,
+        f"seconds, {depths[1]} layers": many.median,
+        f"peak GB, {depths[1]} layers": None if many.peak_bytes is None else many.peak_bytes / 1e9,
+        "seconds, all layers": seconds,
+        **figures,
+    }
+
+
+def _fill(rows: list[Row], source: Iterator[Row]) -> None:
+    """Row by row, so that those before a failure are kept."""
+    for row in source:
+        rows.append(row)
 
 
 SECTIONS: dict[str, Section] = {

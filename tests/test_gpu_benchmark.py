@@ -75,8 +75,17 @@ def test_all_sections_run_with_nothing_but_torch_transformers_peft_accelerate_an
     assert by_what["ours"]["mean loss"] == pytest.approx(by_what["Trainer, grouped"]["mean loss"], rel=0.01)
     assert by_what["ours"]["mean loss"] == pytest.approx(np.log(512), rel=0.1)
     assert by_what["Trainer, grouped"]["time over ours"] > 0
-    assert by_what["4 layers, fp32: fast against plain"]["flipped, %"] == 0
+    assert by_what["4 layers, fp32, fast against 4 layers, fp32, plain"]["flipped, %"] == 0
     assert any("EXTRAPOLATED" in what for what in by_what)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_all_sections_run_on_a_gpu(gpu, capsys):
+    code = gpu.main(["--model", "toy", "--device", "cuda", "--reviews", "16", "--repeats", "2"])
+    said = capsys.readouterr().out
+    assert code == 0, said
+    assert "peak GB" in said
 
 
 def test_a_section_that_fails_is_named_and_the_others_go_on(gpu, monkeypatch, capsys):
@@ -97,6 +106,7 @@ def test_a_section_that_fails_is_named_and_the_others_go_on(gpu, monkeypatch, ca
     ("arguments", "reason"),
     [
         (["--model", "7b", "--device", "cpu"], "--model toy"),
+        (["--model", "toy", "--device", "cuda:99"], "no CUDA device"),
         ([*TOY, "--batch-size", "12"], "power of two"),
         ([*TOY, "--repeats", "0"], "above 0"),
         ([*TOY, "--section", "nothing"], "invalid choice"),
@@ -146,10 +156,28 @@ def test_weights_are_drawn_on_the_device_and_nowhere_else(gpu):
     tensors = [*network.parameters(), *network.buffers()]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert {parameter.dtype for parameter in network.parameters()} == {torch.bfloat16}
-    # rotary frequencies stay in fp32 when the weights are turned
-    network = gpu.make_network(settings.model.shape, torch.device("cpu"), torch.float32, 0)
-    gpu.cast(network, torch.bfloat16)
-    assert {buffer.dtype for buffer in network.buffers()} == {torch.float32}
+    # rotary frequencies are in fp32, also when the weights are turned
+    for drawn, turned in ((torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)):
+        network = gpu.make_network(settings.model.shape, torch.device("cpu"), drawn, 0)
+        assert {buffer.dtype for buffer in network.buffers()} == {torch.float32}
+        gpu.cast(network, turned)
+        assert {parameter.dtype for parameter in network.parameters()} == {turned}
+        assert {buffer.dtype for buffer in network.buffers()} == {torch.float32}
+
+
+def test_one_path_that_fails_leaves_the_others_compared(gpu, monkeypatch, capsys):
+    real = gpu.score
+
+    def score(base, sample):
+        if base.path.fast and next(base.network.parameters()).dtype == torch.float32:
+            raise RuntimeError("no fp32 here")
+        return real(base, sample)
+
+    monkeypatch.setattr(gpu, "score", score)
+    assert gpu.main([*TOY, "--section", "exact"]) == 1
+    said = capsys.readouterr().out
+    assert "FAILED exact: 4 layers, fp32, fast: RuntimeError: no fp32 here" in said
+    assert "| 4 layers, bf16, fast against 4 layers, bf16, plain |" in said
 
 
 def test_prompts_share_instruction_and_marker_and_have_real_lengths(gpu):

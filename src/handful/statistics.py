@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri, stdtrit
-from scipy.stats import binomtest
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ def wilson_interval(num_correct: int, num_texts: int, confidence: float = 0.95) 
         raise ValueError(f"num_texts must be at least 1, got {num_texts}")
     if not 0 <= num_correct <= num_texts:
         raise ValueError(f"num_correct must lie in 0..{num_texts}, got {num_correct}")
-    quantile = float(ndtri(_upper_probability(confidence)))
+    quantile = _normal_quantile(_upper_probability(confidence))
     return _score_interval(num_correct / num_texts, num_texts, quantile)
 
 
@@ -65,6 +63,8 @@ def mcnemar_exact(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
     num_only_a, num_only_b = int(np.sum(a > b)), int(np.sum(b > a))
     if num_only_a + num_only_b == 0:
         return 1.0
+    from scipy.stats import binomtest
+
     return float(binomtest(num_only_a, num_only_a + num_only_b, 0.5).pvalue)
 
 
@@ -100,7 +100,7 @@ def crossed_interval(correct: ArrayLike, confidence: float = 0.95) -> Interval:
     # 0.97, seed sd 3 points, 3 or 5 seeds, 200 texts): mean and variance are then strongly dependent. The
     # score interval covers at least 92.4 % there and 93.6 to 97.3 % elsewhere; see test_statistics.py.
     variance, dof = _grand_mean_variance(scores)
-    quantile = float(stdtrit(dof, _upper_probability(confidence)))
+    quantile = _t_quantile(dof, _upper_probability(confidence))
     return _score_interval(mean, mean * (1.0 - mean) / variance, quantile)
 
 
@@ -204,6 +204,19 @@ def _upper_probability(confidence: float) -> float:
     return (1.0 + confidence) / 2.0
 
 
+# scipy is imported where it is used: training needs the losses of this module on machines without scipy.
+def _normal_quantile(probability: float) -> float:
+    from scipy.special import ndtri
+
+    return float(ndtri(probability))
+
+
+def _t_quantile(dof: float, probability: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(dof, probability))
+
+
 def _score_interval(proportion: float, sample_size: float, quantile: float) -> Interval:
     """Wilson's interval for any (effective) sample size and any normal or t quantile."""
     ratio = quantile**2 / sample_size
@@ -217,7 +230,7 @@ def _crossed_t_interval(scores: NDArray[np.float64], confidence: float) -> Inter
     mean = float(scores.mean())
     upper = _upper_probability(confidence)
     variance, dof = _grand_mean_variance(scores)
-    half = float(stdtrit(dof, upper)) * sqrt(variance)
+    half = _t_quantile(dof, upper) * sqrt(variance)
     return Interval(mean, mean - half, mean + half)
 
 

@@ -8,27 +8,82 @@ the resolved specs. Accuracies and differences are fractions, log losses are in 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from handful.results import StudyFolder
+from handful.summary.axes import Pivot, Spread, SpreadCell, pivots_of, spreads_of
 from handful.summary.comparison import compare
+from handful.summary.mistakes import Mistake, Mistakes, mistakes_of
 from handful.summary.outcomes import Outcome, read_outcome
-from handful.summary.parts import Cell, Difference, Protocol, Provenance, Row, Run, Summary, Unfinished
+from handful.summary.parts import Cell, CurvePoint, Difference, Protocol, Provenance, Row, Run, Unfinished
 from handful.summary.plain import agreed
 from handful.summary.protocol import protocol_of, provenance_of, unfinished_runs
 from handful.summary.rows import make_rows
 
 __all__ = [
     "Cell",
+    "CurvePoint",
     "Difference",
+    "Mistake",
+    "Mistakes",
+    "Pivot",
     "Protocol",
     "Provenance",
     "Row",
     "Run",
+    "Spread",
+    "SpreadCell",
     "Summary",
     "Unfinished",
     "summarise",
 ]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A study in numbers. Counts are of distinct runs; a run that several asked cells share counts once.
+
+    columns: the asked numbers of labels, sorted. label_names: empty when the rows do not agree on them or
+    nothing finished. failures, missing: every run that has no numbers. pivots: methods of which a knob takes several
+    values. spreads: methods asked under several prompts. mistakes: the texts that runs get wrong. notes: what a
+    reader must know about how these numbers were computed.
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+    columns: tuple[int, ...]
+    num_planned: int
+    num_finished: int
+    num_failed: int
+    num_missing: int
+    label_names: tuple[str, ...]
+    protocol: Protocol
+    provenance: Provenance
+    failures: tuple[Unfinished, ...]
+    missing: tuple[Unfinished, ...]
+    notes: tuple[str, ...]
+    pivots: tuple[Pivot, ...] = ()
+    spreads: tuple[Spread, ...] = ()
+    mistakes: tuple[Mistakes, ...] = ()
+
+    @property
+    def has_results(self) -> bool:
+        """Whether at least one cell has an accuracy."""
+        return any(cell.accuracy is not None for row in self.rows for cell in row.cells.values())
+
+    @property
+    def groups(self) -> tuple[tuple[Row, ...], ...]:
+        """Rows that are compared with each other, data source by data source."""
+        numbers = dict.fromkeys(row.group for row in self.rows)
+        return tuple(tuple(row for row in self.rows if row.group == number) for number in numbers)
+
+    def best(self, num_labels: int, group: int = 0) -> Row | None:
+        """The row whose cell is the best of a column and group; None when there is none."""
+        for row in self.rows:
+            if row.group == group and row.cells[num_labels].is_best:
+                return row
+        return None
 
 
 def summarise(folder: StudyFolder) -> Summary:
@@ -57,4 +112,7 @@ def summarise(folder: StudyFolder) -> Summary:
         failures=failures,
         missing=missing,
         notes=notes,
+        pivots=pivots_of(rows, columns, outcomes),
+        spreads=spreads_of(rows, columns),
+        mistakes=mistakes_of(rows, columns, outcomes),
     )

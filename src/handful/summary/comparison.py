@@ -17,6 +17,7 @@ from handful.summary.parts import Cell, Difference, IntervalKind, Row, Run
 
 
 def accuracy_interval(tests: Sequence[Tested]) -> tuple[Interval | None, IntervalKind]:
+    """The mean accuracy of runs of one cell, and how its interval is made; (None, "") for no run."""
     if not tests:
         return None, ""
     if len(tests) == 1:
@@ -68,29 +69,36 @@ def compare(
                     versus_best=against.get(best),
                     versus_no_labels=tuple(against[other] for other in unlabelled if other != index),
                 )
+    notes = _notes([cell for row in cells for cell in row.values()], len({row.group for row in rows}))
+    return tuple(replace(row, cells=made) for row, made in zip(rows, cells, strict=True)), notes
+
+
+def _notes(cells: Sequence[Cell], num_groups: int) -> tuple[str, ...]:
+    """What a reader must know of how the intervals and differences were computed."""
     notes = []
-    if any(cell.interval_kind == "t over seeds" for row in cells for cell in row.values()):
+    if any(cell.interval_kind == "t over seeds" for cell in cells):
         notes.append(
             "The test texts differ between the seeds of a cell, so its interval is a t interval over the "
             "accuracies of its seeds."
         )
-    if any(cell.interval_kind == "crossed on common texts" for row in cells for cell in row.values()):
+    if any(cell.interval_kind == "crossed on common texts" for cell in cells):
         notes.append(
             "The test texts differ between the seeds of a cell; its interval is measured on those that all its "
             "seeds have, around the mean over all."
         )
     compared = [
-        difference for row in cells for cell in row.values()
+        difference for cell in cells
         for difference in (cell.versus_best, *cell.versus_no_labels) if difference is not None
     ]
     if any(difference.interval is None for difference in compared):
         notes.append("Some cells share no seed or no test text with the one they stand beside: not compared.")
-    if len({row.group for row in rows}) > 1:
+    if num_groups > 1:
         notes.append("Rows on different data are not compared; each data source has its own best.")
-    return tuple(replace(row, cells=made) for row, made in zip(rows, cells, strict=True)), tuple(notes)
+    return tuple(notes)
 
 
 def difference_of(a: Cell, b: Cell, other: str, outcomes: Mapping[str, Outcome]) -> Difference:
+    """Accuracy of `a` minus that of `b`, which stands in row `other`."""
     pairs = []
     for run_a, run_b in _paired_runs(a, b):
         pair = on_shared_texts(tested_of(run_a, outcomes), tested_of(run_b, outcomes))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handful.results import Predictions, RunRecord, StudyFolder
-from handful.summary.parts import Run
+from handful.summary.parts import CurvePoint, Run
 from handful.summary.plain import length, mapping, number, whole
 
 MIN_COMMON_TEXTS = 20
@@ -21,15 +21,24 @@ MIN_COMMON_TEXTS = 20
 
 @dataclass(frozen=True)
 class Tested:
-    """The outcome of one run on its test texts; labels and correct are [texts]."""
+    """The outcome of one run on its test texts; all arrays are [texts], the scores natural logarithms."""
 
     ids: tuple[str, ...]
     labels: NDArray[np.int64]
-    correct: NDArray[np.bool_]
+    predicted: NDArray[np.int64]
+    gold_log_probability: NDArray[np.float64]
 
     @classmethod
     def of(cls, predictions: Predictions) -> Tested:
-        return cls(predictions.ids, np.asarray(predictions.labels), np.asarray(predictions.correct))
+        """What predictions say of each text."""
+        labels = np.asarray(predictions.labels)
+        gold = np.asarray(predictions.log_probabilities)[np.arange(len(labels)), labels]
+        return cls(predictions.ids, labels, np.asarray(predictions.predicted), gold)
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """[texts]"""
+        return self.predicted == self.labels
 
     def on(self, ids: Sequence[str]) -> Tested:
         """The same outcome, on `ids` and in their order; all of them must be here."""
@@ -37,7 +46,7 @@ class Tested:
             return self
         position = {name: index for index, name in enumerate(self.ids)}
         order = [position[name] for name in ids]
-        return Tested(tuple(ids), self.labels[order], self.correct[order])
+        return Tested(tuple(ids), self.labels[order], self.predicted[order], self.gold_log_probability[order])
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,7 @@ class Outcome:
 
 
 def read_outcome(folder: StudyFolder, spec_id: str) -> Outcome:
+    """What lies in the folder for a planned run."""
     record = folder.record(spec_id)
     if record is None or record.status != "finished":
         return Outcome(record, None)
@@ -58,11 +68,13 @@ def read_outcome(folder: StudyFolder, spec_id: str) -> Outcome:
 
 
 def make_run(spec_id: str, seed: int | None, outcome: Outcome) -> Run:
+    """What a planned run's record says; without one it is missing."""
     record, tested = outcome.record, outcome.tested
     if record is None:
         return Run(spec_id, seed, "missing")
     if tested is None:
-        return Run(spec_id, seed, "failed", record.reason or "the record gives no reason")
+        reason = record.reason or "the record gives no reason"
+        return Run(spec_id, seed, "failed", reason, curve=_curve(record))
     seconds = mapping(record.execution, "seconds")
     test_seconds = number(seconds, "test")
     test_rate = number(mapping(record.execution, "texts_per_second"), "test")
@@ -77,6 +89,7 @@ def make_run(spec_id: str, seed: int | None, outcome: Outcome) -> Run:
         log_loss=number(record.metrics, "log_loss"),
         calibration_error=number(record.metrics, "calibration_error"),
         chosen_update=whole(record.curve, "chosen_update"),
+        curve=_curve(record),
         train_seconds=number(seconds, "train"),
         test_texts_per_second=test_rate,
         peak_memory_bytes=whole(record.execution, "peak_memory_bytes"),
@@ -86,6 +99,17 @@ def make_run(spec_id: str, seed: int | None, outcome: Outcome) -> Run:
         num_selection=length(record.sample, "selection_ids"),
         num_test=len(tested.ids),
     )
+
+
+def _curve(record: RunRecord) -> tuple[CurvePoint, ...]:
+    """The measured updates of a record, those left out that do not say which update they are."""
+    points = record.curve.get("points")
+    made = []
+    for point in points if isinstance(points, (list, tuple)) else ():
+        if isinstance(point, Mapping) and (update := whole(point, "update")) is not None:
+            losses = number(point, "train_loss"), number(point, "selection_log_loss")
+            made.append(CurvePoint(update, number(point, "epoch"), *losses))
+    return tuple(made)
 
 
 def on_shared_texts(a: Tested, b: Tested) -> tuple[Tested, Tested] | None:
@@ -112,11 +136,13 @@ def common_ids(tests: Sequence[Tested]) -> tuple[str, ...]:
 
 
 def same_texts(tests: Sequence[Tested]) -> bool:
+    """Whether all were tested on the same texts, in whatever order."""
     first = tests[0].ids
     return all(test.ids == first or set(test.ids) == set(first) for test in tests[1:])
 
 
 def tested_of(run: Run, outcomes: Mapping[str, Outcome]) -> Tested:
+    """The test outcome of a finished run."""
     tested = outcomes[run.spec_id].tested
     assert tested is not None
     return tested

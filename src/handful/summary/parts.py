@@ -20,12 +20,26 @@ CellStatus = Literal["finished", "partial", "failed", "missing", "not planned"]
 IntervalKind = Literal["", "wilson", "crossed", "crossed on common texts", "t over seeds"]
 
 
+DIVERGED_ABOVE = 1.1
+"""A run diverged when its last training loss is so many times its first one."""
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """What training showed at an update; losses in nats, the training loss a mean since the point before."""
+
+    update: int
+    epoch: float | None = None
+    train_loss: float | None = None
+    selection_log_loss: float | None = None
+
+
 @dataclass(frozen=True)
 class Run:
     """One distinct planned run and what its record says; a value the record does not hold is None.
 
     seed: None when the run reads neither labels nor a seed. chosen_update: the update that was kept.
-    num_train, num_selection, num_test: texts.
+    curve: the measured updates, in order. num_train, num_selection, num_test: texts.
     """
 
     spec_id: str
@@ -37,6 +51,7 @@ class Run:
     log_loss: float | None = None
     calibration_error: float | None = None
     chosen_update: int | None = None
+    curve: tuple[CurvePoint, ...] = ()
     train_seconds: float | None = None
     test_texts_per_second: float | None = None
     peak_memory_bytes: int | None = None
@@ -45,6 +60,18 @@ class Run:
     num_train: int | None = None
     num_selection: int | None = None
     num_test: int | None = None
+
+    @property
+    def chosen_epoch(self) -> float | None:
+        """How many times the training texts had been read at the update that was kept."""
+        return next((point.epoch for point in self.curve if point.update == self.chosen_update), None)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether training went astray: it failed and says so, or its training loss rose by a tenth."""
+        losses = [point.train_loss for point in self.curve if point.train_loss is not None]
+        rose = len(losses) > 1 and losses[-1] > DIVERGED_ABOVE * losses[0]
+        return rose or (self.status == "failed" and "diverged" in self.reason)
 
 
 @dataclass(frozen=True)
@@ -135,6 +162,11 @@ class Cell:
         return tuple(run.chosen_update for run in self.runs if run.chosen_update is not None)
 
     @property
+    def chosen_epochs(self) -> tuple[float, ...]:
+        """The epoch that each finished run kept, where its record says so."""
+        return tuple(run.chosen_epoch for run in self.runs if run.accuracy is not None and run.chosen_epoch is not None)
+
+    @property
     def ties_best(self) -> bool:
         """Not the best of its column, and not distinguishable from it."""
         return self.versus_best is not None and self.versus_best.distinguishable is False
@@ -217,45 +249,3 @@ class Provenance:
     notes: tuple[str, ...]
     settings: Mapping[str, Any]
     finished_at: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A study in numbers. Counts are of distinct runs; a run that several asked cells share counts once.
-
-    columns: the asked numbers of labels, sorted. label_names: empty when the rows do not agree on them or
-    nothing finished. failures, missing: every run that has no numbers. notes: what a reader must know about
-    how these numbers were computed.
-    """
-
-    name: str
-    rows: tuple[Row, ...]
-    columns: tuple[int, ...]
-    num_planned: int
-    num_finished: int
-    num_failed: int
-    num_missing: int
-    label_names: tuple[str, ...]
-    protocol: Protocol
-    provenance: Provenance
-    failures: tuple[Unfinished, ...]
-    missing: tuple[Unfinished, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def has_results(self) -> bool:
-        """Whether at least one cell has an accuracy."""
-        return any(cell.accuracy is not None for row in self.rows for cell in row.cells.values())
-
-    @property
-    def groups(self) -> tuple[tuple[Row, ...], ...]:
-        """Rows that are compared with each other, data source by data source."""
-        numbers = dict.fromkeys(row.group for row in self.rows)
-        return tuple(tuple(row for row in self.rows if row.group == number) for number in numbers)
-
-    def best(self, num_labels: int, group: int = 0) -> Row | None:
-        """The row whose cell is the best of a column and group; None when there is none."""
-        for row in self.rows:
-            if row.group == group and row.cells[num_labels].is_best:
-                return row
-        return None

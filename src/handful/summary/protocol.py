@@ -43,6 +43,7 @@ def unfinished_runs(
 def protocol_of(
     planned: Sequence[Mapping[str, Any]], rows: Sequence[Row], outcomes: Mapping[str, Outcome]
 ) -> Protocol:
+    """What the plan and the finished runs were held to."""
     tests: dict[int, dict[str, Tested]] = {}
     splits: dict[int, dict[tuple[int, int], None]] = {}
     for row in rows:
@@ -74,6 +75,7 @@ def protocol_of(
 def provenance_of(
     plan: Mapping[str, Any], settings: Mapping[str, Any], finished: Sequence[RunRecord]
 ) -> Provenance:
+    """Where and with what the finished runs were made."""
     executions = [record.execution for record in finished]
     versions: dict[str, dict[str, None]] = {}
     for execution in executions:

@@ -34,6 +34,7 @@ LONGEST_VALUE = 40
 def make_rows(
     planned: Sequence[Mapping[str, Any]], columns: Sequence[int], outcomes: Mapping[str, Outcome]
 ) -> tuple[Row, ...]:
+    """The rows in the order of the plan, their cells not yet compared."""
     cells_of_row: dict[str, list[Mapping[str, Any]]] = {}
     for cell in planned:
         cells_of_row.setdefault(canonical_json(without_cell_axes(cell["asked"])), []).append(cell)
@@ -58,7 +59,7 @@ def make_rows(
                 facts=facts_of(finished),
             )
         )
-    return tuple(replace(row, label=label) for row, label in zip(rows, _row_labels(rows), strict=True))
+    return tuple(replace(row, label=label) for row, label in zip(rows, row_labels(rows), strict=True))
 
 
 def _make_cells(
@@ -109,7 +110,7 @@ def _make_cell(
     )
 
 
-def _row_labels(rows: Sequence[Row]) -> list[str]:
+def row_labels(rows: Sequence[Row]) -> list[str]:
     """Method name, plus every knob of the method that differs between rows of that method, plus every
     other value that differs between rows; numbered when that still leaves two alike."""
     asked = [dict(flat(row.asked)) for row in rows]
@@ -126,7 +127,7 @@ def _row_labels(rows: Sequence[Row]) -> list[str]:
             values = [{canonical_json(asked[i].get(path)) for i in some} for some in (within, across)]
             value = asked[index].get(path, resolved[index].get(path))
             if value is not None and any(len(some) > 1 for some in values):
-                words.append(f"{_short_path(path, paths)}={_short_value(value)}")
+                words.append(f"{short_path(path, paths)}={short_value(value)}")
         labels.append(" ".join(words))
     counts = {label: labels.count(label) for label in labels}
     seen: dict[str, int] = {}
@@ -137,7 +138,8 @@ def _row_labels(rows: Sequence[Row]) -> list[str]:
     return labels
 
 
-def _short_path(path: str, paths: Sequence[str]) -> str:
+def short_path(path: str, paths: Sequence[str]) -> str:
+    """The last part of a dotted name, or all of it where another of `paths` ends alike."""
     section, _, leaf = path.rpartition(".")
     if leaf == "name" and section:
         return section
@@ -145,7 +147,8 @@ def _short_path(path: str, paths: Sequence[str]) -> str:
     return leaf if is_unique or section == "method" else path
 
 
-def _short_value(value: Any) -> str:
+def short_value(value: Any) -> str:
+    """A knob's value in one short line."""
     text = value if isinstance(value, str) else canonical_json(value)
     text = " ".join(text.split())
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"

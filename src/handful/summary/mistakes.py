@@ -42,14 +42,17 @@ class Mistake:
 class Mistakes:
     """Of one data source at one number of labels, over the texts that every run there was tested on.
 
+    data: its resolved section. num_label_names: how many labels there are, 0 when the records do not agree.
+
     all_wrong: texts that no run gets right, the most confident mistakes first. disagree: texts that one row gets
-    right with all its runs and another wrong with all its runs, the most even splits first. Both hold at most
-    `SHOWN`; num_all_wrong and num_disagree count all of them.
+    right with all its runs and another wrong with all its runs, those first on which the fewest rows are undecided,
+    then the most even splits. Both hold at most `SHOWN`; num_all_wrong and num_disagree count all of them.
     """
 
     group: int
     num_labels: int
     data: Mapping[str, object]
+    num_label_names: int
     rows: tuple[str, ...]
     num_texts: int
     num_all_wrong: int
@@ -96,12 +99,13 @@ def _mistakes(
     # [rows, texts]: the share of a row's runs that are right
     share = np.stack([np.mean([test.correct for test in some], axis=0) for some in aligned.values()])
     hard = _hardest_first(share, aligned)
-    split = _most_even_first(share)
+    split = _clearest_first(share)
     names = members[0].label_names if len({row.label_names for row in members if row.label_names}) == 1 else ()
     return Mistakes(
         group=group,
         num_labels=num_labels,
         data=members[0].spec.get("data") or {},
+        num_label_names=len(names),
         rows=tuple(aligned),
         num_texts=len(ids),
         num_all_wrong=len(hard),
@@ -119,11 +123,12 @@ def _hardest_first(share: NDArray[np.float64], aligned: Mapping[str, list[Tested
     return sorted(np.flatnonzero((share == 0).all(axis=0)).tolist(), key=lambda index: (belief[index], index))
 
 
-def _most_even_first(share: NDArray[np.float64]) -> list[int]:
-    """Texts that some row gets right with every run and another with none, by how even the rows are split."""
-    split = (share == 1).any(axis=0) & (share == 0).any(axis=0)
-    unevenness = np.abs(share.mean(axis=0) - 0.5)
-    return sorted(np.flatnonzero(split).tolist(), key=lambda index: (round(float(unevenness[index]), 9), index))
+def _clearest_first(share: NDArray[np.float64]) -> list[int]:
+    """Texts that some row gets right with every run and another with none, by how clear and even the split is."""
+    num_right, num_wrong = (share == 1).sum(axis=0), (share == 0).sum(axis=0)
+    undecided = len(share) - num_right - num_wrong
+    order = np.lexsort((np.abs(num_right - num_wrong), undecided))
+    return [int(index) for index in order if num_right[index] and num_wrong[index]]
 
 
 def _mistake(

@@ -98,6 +98,7 @@ def make_run(spec_id: str, seed: int | None, outcome: Outcome) -> Run:
         num_train=length(record.sample, "train_ids"),
         num_selection=length(record.sample, "selection_ids"),
         num_test=len(tested.ids),
+        num_texts_cut=whole(record.facts, "num_texts_cut"),
     )
 
 

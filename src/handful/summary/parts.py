@@ -39,7 +39,7 @@ class Run:
     """One distinct planned run and what its record says; a value the record does not hold is None.
 
     seed: None when the run reads neither labels nor a seed. chosen_update: the update that was kept.
-    curve: the measured updates, in order. num_train, num_selection, num_test: texts.
+    curve: the measured updates, in order. num_train, num_selection, num_test, num_texts_cut: texts.
     """
 
     spec_id: str
@@ -60,6 +60,13 @@ class Run:
     num_train: int | None = None
     num_selection: int | None = None
     num_test: int | None = None
+    num_texts_cut: int | None = None
+
+    @property
+    def num_texts(self) -> int | None:
+        """All texts that the run read; None when the record does not say."""
+        counts = (self.num_train, self.num_selection, self.num_test)
+        return None if None in counts else sum(count for count in counts if count is not None)
 
     @property
     def chosen_epoch(self) -> float | None:

@@ -151,4 +151,6 @@ def short_value(value: Any) -> str:
     """A knob's value in one short line."""
     text = value if isinstance(value, str) else canonical_json(value)
     text = " ".join(text.split())
-    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
+    text = text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
+    # Several words would run into the sentence around them.
+    return f'"{text}"' if " " in text else text

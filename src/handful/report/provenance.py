@@ -18,7 +18,7 @@ from handful.report.wording import (
     tests_text,
     without_folders,
 )
-from handful.summary import Summary
+from handful.summary import Row, Summary
 
 
 def protocol_lines(summary: Summary) -> list[tuple[str, str]]:
@@ -63,13 +63,22 @@ def provenance_lines(summary: Summary) -> list[tuple[str, str]]:
         lines.extend((what, assignments(part)) for part in parts)
     for row in summary.rows:
         if row.spec.get("method"):
-            lines.append((row.label, assignments(row.spec["method"])))
+            lines.append((row.label, assignments(row.spec["method"]) + _own_parts(summary, row)))
     if made.settings:
         lines.append(("Execution", assignments(made.settings)))
     if made.versions:
         packages = [f"{package} {' and '.join(versions)}" for package, versions in made.versions.items()]
         lines.append(("Versions", ", ".join(packages)))
     return lines
+
+
+def _own_parts(summary: Summary, row: Row) -> str:
+    """Which of several models and prompts a row has: its label may leave out what most rows have."""
+    words = ""
+    for what, parts in (("model", summary.protocol.models), ("prompt", summary.protocol.prompts)):
+        if len(parts) > 1 and row.spec.get(what) in parts:
+            words += f"; {what}: {assignments(row.spec[what])}"
+    return words
 
 
 def assignments(part: Any) -> str:

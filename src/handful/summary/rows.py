@@ -5,6 +5,7 @@ Names no method: what a row reads is seen from its resolved spec. Compares nothi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -111,22 +112,23 @@ def _make_cell(
 
 
 def row_labels(rows: Sequence[Row]) -> list[str]:
-    """Method name, plus every knob of the method that differs between rows of that method, plus every
-    other value that differs between rows; numbered when that still leaves two alike."""
+    """Method name, plus every value that differs between rows of that method, plus every value outside of the method
+    that is not the one most rows have; numbered when that still leaves two alike."""
     asked = [dict(flat(row.asked)) for row in rows]
     resolved = [dict(flat(row.spec)) for row in rows]
     paths = list(dict.fromkeys(path for values in asked for path in values if path != "method.name"))
+    usual = {path: _usual([values[path] for values in asked if path in values]) for path in paths}
     labels = []
     for index, row in enumerate(rows):
         same_method = [other for other, another in enumerate(rows) if another.method == row.method]
         words = [row.method]
         for path in paths:
             # Knobs of a method are compared within it; the rest also across methods, among those that ask it.
-            across = [] if path.startswith("method.") else [i for i in range(len(rows)) if path in asked[i]]
-            within = same_method if any(path in asked[i] for i in same_method) else []
-            values = [{canonical_json(asked[i].get(path)) for i in some} for some in (within, across)]
+            within = {canonical_json(asked[i].get(path)) for i in same_method}
+            is_unusual = not path.startswith("method.") and path in asked[index] and (
+                canonical_json(asked[index][path]) != usual[path])
             value = asked[index].get(path, resolved[index].get(path))
-            if value is not None and any(len(some) > 1 for some in values):
+            if value is not None and (len(within) > 1 or is_unusual):
                 words.append(f"{short_path(path, paths)}={short_value(value)}")
         labels.append(" ".join(words))
     counts = {label: labels.count(label) for label in labels}
@@ -136,6 +138,12 @@ def row_labels(rows: Sequence[Row]) -> list[str]:
             seen[label] = seen.get(label, 0) + 1
             labels[index] = f"{label} ({seen[label]})"
     return labels
+
+
+def _usual(values: Sequence[Any]) -> str:
+    """What most rows have, as canonical JSON; empty when no value is the most frequent one."""
+    counts = Counter(canonical_json(value) for value in values).most_common(2)
+    return counts[0][0] if len(counts) == 1 or counts[0][1] > counts[1][1] else ""
 
 
 def short_path(path: str, paths: Sequence[str]) -> str:

@@ -194,7 +194,7 @@ def test_costs(study: Study, tables: dict[str, list[list[str]]]) -> None:
     row = dict(zip(head[1:], rows_of(tables["Costs"])["prompt_tuning num_virtual_tokens=8"], strict=True))
     assert row["train, N = 50"] == "27 s" and row["train, N = 150"] == "2 min 07 s"
     assert row["adapter"] == "8.2 kB" and row["trained parameters"] == "4,096\N{EN DASH}4,097"
-    assert row["test texts / s"] == "50"  # 200 texts in 4 seconds
+    assert row["test texts/s"] == "50"  # 200 texts in 4 seconds
 
 
 def test_all_numbers(study: Study, tables: dict[str, list[list[str]]]) -> None:

@@ -37,7 +37,7 @@ Table = tuple[list[str], list[list[str]]]
 
 def cost_table(summary: Summary) -> Table:
     """(head, rows): training time at each N, and what a row costs at any N."""
-    head = ["method", "trained parameters", "adapter", "test texts / s", "peak memory", "engine path"]
+    head = ["method", "trained parameters", "adapter", "test texts/s", "peak memory", "engine path"]
     head[1:1] = [f"train, N = {num_labels:,}" for num_labels in summary.columns]
     table = []
     for row in summary.rows:

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK, GRID, GREY, PAPER, BAD = "#1f2933", "#d5dae0", "#7b8794", "#ffffff", "#98281a"
-SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Okabe and Ito (2008), told apart by colour-blind readers; without yellow, too pale on white."""
-RAMP = ("#86c166", "#3fa77f", "#20868b", "#30648a", "#433e7f", "#3a0f57")
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#b85c92", "#b97f00", "#3d9bd1")
+"""Okabe and Ito (2008), told apart by colour-blind readers; without yellow, and the last three darker: on white
+each has a contrast of at least 3."""
+RAMP = ("#5fa343", "#2f9a74", "#20868b", "#30648a", "#433e7f", "#3a0f57")
 """From light to dark, from few labels to many; after viridis, so it is no red."""
 THEME = (
     {INK: "--ink", GRID: "--grid", GREY: "--grey", PAPER: "--paper", BAD: "--bad-ink"}

@@ -135,6 +135,22 @@ def test_write_report_leaves_whole_files_only(study: Study) -> None:
     assert "(error.svg)" in paths[0].read_text(encoding="utf-8")
 
 
+def test_a_page_that_would_be_too_long_leaves_the_training_curves_to_their_file(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = [{"update": update, "train_loss": 1 / update} for update in (1, 2, 3)]
+    study.finish(LORA, 16, 5, draws(0.8), told={"curve": {"points": points, "chosen_update": 3}})
+    page = study.folder.path / "report.html"
+    write_report(study.folder)
+    size = page.stat().st_size
+    assert "Losses by updates" in page.read_text(encoding="utf-8")
+    monkeypatch.setattr("handful.report.MOST_BYTES", size - 1)
+    assert "training.svg" in {path.name for path in write_report(study.folder)}
+    assert page.stat().st_size < size
+    source = page.read_text(encoding="utf-8")
+    assert "Losses by updates" not in source and "they are in training.svg" in source
+
+
 def test_the_same_records_give_the_same_page(study: Study) -> None:
     assert FORMATS["html"](study.summary) == FORMATS["html"](study.summary)
 

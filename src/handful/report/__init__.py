@@ -8,13 +8,13 @@ figure is drawn.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from handful.report import html, latex, long_csv, markdown, terminal
-from handful.report.figures import NAMES, draw
+from handful.report.figures import NAMES, Figure, draw
 from handful.report.texts import Lookup, excerpts
 from handful.results import StudyFolder
 from handful.summary import Summary, summarise
@@ -34,6 +34,8 @@ TABLES: dict[str, tuple[str, Format]] = {
 }
 """name -> (file, format)"""
 
+MOST_BYTES = 3_000_000
+"""Of a page. Training curves are what grows most with a study: beyond this they are left to their own files."""
 TEXT_LENGTH = 300
 """Characters of a test text that a page shows at most."""
 
@@ -60,7 +62,7 @@ def write_report(
     texts = {} if lookup is None else excerpts(summary, lookup, text_length)
     contents = {
         "report.md": markdown.render(summary).encode(),
-        "report.html": html.page(summary, figures, texts).encode(),
+        "report.html": _page(summary, figures, texts),
     }
     for name in NAMES:
         if name in figures:
@@ -72,6 +74,14 @@ def write_report(
         file, render = TABLES[name]
         contents[file] = render(summary).encode()
     return tuple(_write(folder.path / name, content) for name, content in contents.items())
+
+
+def _page(summary: Summary, figures: Mapping[str, Figure], texts: html.Excerpts) -> bytes:
+    whole = html.page(summary, figures, texts).encode()
+    if len(whole) <= MOST_BYTES or "training" not in figures:
+        return whole
+    rest = {name: figure for name, figure in figures.items() if name != "training"}
+    return html.page(summary, rest, texts).encode()
 
 
 def _write(target: Path, content: bytes) -> Path:

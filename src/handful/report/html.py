@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from handful.report import wording
 from handful.report.figures import Figure, draw
+from handful.report.figures.training import rows_with_curves
 from handful.report.findings import findings
 from handful.report.provenance import protocol_lines, provenance_lines
 from handful.report.tables import (
@@ -53,6 +54,7 @@ def page(summary: Summary, figures: Mapping[str, Figure], excerpts: Excerpts) ->
         notes=summary.provenance.plan_notes,
         protocol=protocol_lines(summary),
         figures={name: figures.get(name) for name in ("error", "cost", "training")},
+        has_curves=bool(rows_with_curves(summary)),
         has_levels=any(not row.reads_labels for row in summary.rows),
         columns=[f"{number:,}" for number in summary.columns],
         smallest=f"{summary.columns[0]:,}" if summary.columns else "",

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 from handful.report.figures.errors import Heights, draw_level
 from handful.report.figures.style import GRID, PAPER, Look, error_axis, levels_of, tidy
+from handful.report.wording import seconds as in_words
 from handful.summary import Row, Summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+MARGIN = 1.6
+"""Factor between the shortest and longest time and the ends of the axis."""
 SMALLEST, LARGEST = 22.0, 130.0
 """Areas of a marker, in square points."""
 TIMES = {
@@ -19,8 +22,8 @@ TIMES = {
     3600.0: "1 h", 36000.0: "10 h", 864000.0: "10 days",
 }
 """Ticks, by seconds."""
-BETWEEN = {3.0: "3 s", 30.0: "30 s", 180.0: "3 min", 1800.0: "30 min", 10800.0: "3 h"}
-"""More of them for a short axis."""
+BETWEEN = {3.0: "3 s", 180.0: "3 min", 1800.0: "30 min", 10800.0: "3 h"}
+"""More of them for a short axis; 30 s would stand too near to a minute."""
 
 
 def has_costs(rows: Sequence[Row]) -> bool:
@@ -35,7 +38,7 @@ def draw_costs(panel: Axes, summary: Summary, rows: Sequence[Row], looks: Mappin
     panel.grid(axis="x", color=GRID, linewidth=0.8)
     panel.set_xscale("log")
     times = [seconds for row in rows for _, seconds, _ in _points(row)]
-    extent = min(times) / 1.6, max(times) * 1.6
+    extent = min(times) / MARGIN, max(times) * MARGIN
     for level in levels_of(summary, rows[0].group):
         draw_level(panel, level, looks[level.label], extent, heights)
     areas = marker_areas(summary.columns)
@@ -78,6 +81,8 @@ def _time_axis(panel: Axes, extent: tuple[float, float]) -> None:
     ticks = {time: words for time, words in TIMES.items() if low <= time <= high}
     if len(ticks) < 4:
         ticks = {time: words for time, words in (TIMES | BETWEEN).items() if low <= time <= high}
+    if len(ticks) < 2:
+        ticks = {time: in_words(time) for time in (low * MARGIN, high / MARGIN)}
     panel.xaxis.set_major_locator(FixedLocator(list(ticks)))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.set_xticklabels(list(ticks.values()))

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 DODGE = 1.06
 """Factor between single points at one number of labels, whose intervals would else cover each other."""
 
+MANY = 6.0
+"""With more curves than this, their bands and thin lines are drawn fainter, so that the means stay legible."""
+
 
 class Heights:
     """Accuracies -> errors in percent, and all of them that were drawn.
@@ -51,7 +54,7 @@ def draw_errors(panel: Axes, summary: Summary, rows: Sequence[Row], looks: Mappi
     curves = [row for row in rows if row.reads_labels]
     for place, row in enumerate(curves):
         shift = DODGE ** (place - (len(curves) - 1) / 2)
-        _draw_curve(panel, row, looks[row.label], heights, shift)
+        _draw_curve(panel, row, looks[row.label], heights, shift, faint=min(1.0, MANY / len(curves)))
     error_axis(panel, heights.drawn)
     return heights
 
@@ -78,7 +81,7 @@ def level_ends(level: Row | Spread) -> tuple[float, float, float] | None:
          for cell in level.cells.values() if cell.accuracy is not None), None)
 
 
-def _draw_curve(panel: Axes, row: Row, look: Look, heights: Heights, shift: float) -> None:
+def _draw_curve(panel: Axes, row: Row, look: Look, heights: Heights, shift: float, faint: float) -> None:
     cells = [cell for number, cell in row.cells.items() if number > 0]
     for stretch in _stretches(cells):
         x: list[float] = [cell.num_labels for cell in stretch]
@@ -90,15 +93,17 @@ def _draw_curve(panel: Axes, row: Row, look: Look, heights: Heights, shift: floa
             x = [x[0] * shift] if len(cells) == 1 else x
             panel.vlines(x, low, high, color=look.colour, linewidth=1.2)
         else:
-            panel.fill_between(x, low, high, color=look.colour, alpha=0.13, linewidth=0)
-        _draw_seeds(panel, stretch, x, look, heights)
+            panel.fill_between(x, low, high, color=look.colour, alpha=0.13 * faint, linewidth=0)
+        _draw_seeds(panel, stretch, x, look, heights, faint)
         panel.plot(
             x, mean, color=look.colour, marker=look.marker, markersize=5.5, linestyle=look.dash, linewidth=2.2,
             zorder=3,
         )
 
 
-def _draw_seeds(panel: Axes, cells: Sequence[Cell], x: Sequence[float], look: Look, heights: Heights) -> None:
+def _draw_seeds(
+    panel: Axes, cells: Sequence[Cell], x: Sequence[float], look: Look, heights: Heights, faint: float
+) -> None:
     seeds = dict.fromkeys(run.seed for cell in cells for run in cell.runs)
     if len(seeds) < 2:
         return
@@ -106,7 +111,7 @@ def _draw_seeds(panel: Axes, cells: Sequence[Cell], x: Sequence[float], look: Lo
         found = [next((run.accuracy for run in cell.runs if run.seed == seed), None) for cell in cells]
         y = [heights(accuracy) for accuracy in found]
         marker = "_" if len(y) == 1 else ""
-        panel.plot(x, y, color=look.colour, linewidth=0.9, alpha=0.75, marker=marker, markersize=7)
+        panel.plot(x, y, color=look.colour, linewidth=0.9, alpha=0.75 * faint, marker=marker, markersize=7)
 
 
 def _stretches(cells: Sequence[Cell]) -> list[list[Cell]]:

@@ -23,9 +23,9 @@ from handful.summary import Cell, Row, Spread, Summary
 _SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}", "\N{EN DASH}": "--", "\N{DAGGER}": r"\dag{}",
+    "|": r"\textbar{}", '"': "''", "\N{EN DASH}": "--", "\N{DAGGER}": r"\dag{}",
     "\N{HORIZONTAL ELLIPSIS}": r"\dots{}",
-    # An opening bracket after \\ would be read as its argument.
+    # The straight quotation mark (above) has no command in LaTeX's first font encoding. An opening bracket after \\ would be read as its argument.
     "[": "{[}", "]": "{]}",
 }
 

@@ -25,7 +25,8 @@ _SPECIAL = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': "''", "\N{EN DASH}": "--", "\N{DAGGER}": r"\dag{}",
     "\N{HORIZONTAL ELLIPSIS}": r"\dots{}",
-    # The straight quotation mark (above) has no command in LaTeX's first font encoding. An opening bracket after \\ would be read as its argument.
+    # The straight quotation mark (above) has no command in LaTeX's first font encoding. An opening bracket after \\
+    # would be read as its argument.
     "[": "{[}", "]": "{]}",
 }
 

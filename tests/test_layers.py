@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     for line in (
         "__main__",
         "cli",
-        "catalogue | estimate",
+        "catalogue | estimate | texts",
         "serving | report",
         "summary",
         "distillation",

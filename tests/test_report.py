@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from handful.report import FORMATS, print_table, write_report
-from handful.report.figure import draw
+from handful.report.figures import draw
 from handful.report.findings import findings
 from handful.report.terminal import layout
 from handful.report.wording import printable, seconds, size
@@ -126,12 +126,29 @@ def test_best_is_bold_and_ties_are_underlined(tmp_path: Path) -> None:
 
 def test_write_report_leaves_whole_files_only(study: Study) -> None:
     paths = write_report(study.folder)
-    assert [path.name for path in paths] == ["report.md", "report.html", "accuracy.png", "accuracy.svg"]
+    assert [path.name for path in paths] == [
+        "report.md", "report.html", "error.png", "error.svg", "cost.png", "cost.svg"]
     assert all(path.stat().st_size > 1000 for path in paths)
     assert paths[2].read_bytes().startswith(b"\x89PNG")
     assert ElementTree.fromstring(paths[3].read_text(encoding="utf-8")).tag.endswith("svg")
     assert not list(study.folder.path.glob(".*.part"))
-    assert "(accuracy.svg)" in paths[0].read_text(encoding="utf-8")
+    assert "(error.svg)" in paths[0].read_text(encoding="utf-8")
+
+
+def test_a_page_that_would_be_too_long_leaves_the_training_curves_to_their_file(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = [{"update": update, "train_loss": 1 / update} for update in (1, 2, 3)]
+    study.finish(LORA, 16, 5, draws(0.8), told={"curve": {"points": points, "chosen_update": 3}})
+    page = study.folder.path / "report.html"
+    write_report(study.folder)
+    size = page.stat().st_size
+    assert "Losses by updates" in page.read_text(encoding="utf-8")
+    monkeypatch.setattr("handful.report.MOST_BYTES", size - 1)
+    assert "training.svg" in {path.name for path in write_report(study.folder)}
+    assert page.stat().st_size < size
+    source = page.read_text(encoding="utf-8")
+    assert "Losses by updates" not in source and "they are in training.svg" in source
 
 
 def test_the_same_records_give_the_same_page(study: Study) -> None:
@@ -149,15 +166,25 @@ def test_the_page_fetches_nothing(study: Study) -> None:
     assert "@import" not in source and "http://" not in source and "https://" not in source
     assert ("meta", "name", "viewport") in page.attributes
     assert "prefers-color-scheme: dark" in source
-    assert page.tags.count("svg") == 1
+    assert page.open == [] and "viewBox" not in page.text
 
 
 def test_the_figure_in_the_page_follows_its_colours(study: Study) -> None:
-    figures = draw(study.summary)
-    assert figures is not None
-    for variable in ("--ink", "--paper", "--grey", "--series-1"):
-        assert f"var({variable}" in figures.inline
-    assert "reads no labels" in figures.inline and "tfidf" in figures.inline
+    figure = draw(study.summary)["error"]
+    for svg in (figure.wide, figure.narrow):
+        for variable in ("--ink", "--paper", "--grey", "--series-1"):
+            assert f"var({variable}" in svg
+    labels = [label for _, label in figure.legend]
+    assert labels == ["zero_shot (reads no labels)", "tfidf", "lora", "prompt_tuning"]
+    assert all(label in figure.svg for label in labels), "the file has its legend inside"
+
+
+def test_ids_and_clips_of_figures_do_not_meet(study: Study) -> None:
+    page = Page(FORMATS["html"](study.summary))
+    ids = [value for _, name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids)) > 0
+    referred = [value[5:-1] for _, name, value in page.attributes if value.startswith("url(#")]
+    assert set(referred) <= set(ids) and referred
 
 
 @pytest.fixture
@@ -189,11 +216,11 @@ def test_texts_from_records_are_escaped(evil: Study) -> None:
     assert EVIL in Page(page).text
     markdown = FORMATS["markdown"](summary)
     assert "<script" not in markdown.lower() and "&lt;script&gt;" in markdown
-    assert re.findall(r"(?<!\\)\]\(([^)]*)", markdown) == ["accuracy.svg"]
+    assert re.findall(r"(?<!\\)\]\(([^)]*)", markdown) == ["error.svg"]
     assert "\x1b" not in markdown + page + FORMATS["terminal"](summary)
     assert "[red]" in FORMATS["terminal"](summary), "rich markup in a label is text"
     figures = draw(summary)
-    assert figures is not None and "<script" not in figures.svg and "<script" not in figures.inline
+    assert figures and not any("<script" in svg for one in figures.values() for svg in (one.svg, one.wide, one.narrow))
 
 
 def test_a_markdown_table_keeps_its_columns(evil: Study) -> None:
@@ -237,7 +264,7 @@ def test_one_column(tmp_path: Path, num_labels: int) -> None:
     study.finish(ZERO_SHOT, num_labels, 0, draws(0.6))
     if num_labels:
         study.finish(LORA, num_labels, 0, draws(0.8))
-    assert len(write_report(study.folder)) == 4
+    assert {path.name for path in write_report(study.folder)} >= {"report.html", "error.png", "error.svg"}
     assert all(format_(study.summary) for format_ in FORMATS.values())
 
 
@@ -246,7 +273,7 @@ def test_perfect_and_zero_accuracy_and_one_text(tmp_path: Path) -> None:
     for seed in (0, 1):
         study.finish(LORA, 16, seed, [1])
         study.finish(TFIDF, 16, seed, [0])
-    assert len(write_report(study.folder)) == 4
+    assert len(write_report(study.folder)) == 6
 
 
 def test_a_figure_of_results_that_are_gone_is_removed(tmp_path: Path) -> None:
@@ -255,7 +282,7 @@ def test_a_figure_of_results_that_are_gone_is_removed(tmp_path: Path) -> None:
     write_report(study.folder)
     (tmp_path / "records" / f"{name}.json").unlink()
     write_report(study.folder)
-    assert not (tmp_path / "accuracy.png").exists() and not (tmp_path / "accuracy.svg").exists()
+    assert not list(tmp_path.glob("*.png")) and not list(tmp_path.glob("*.svg"))
 
 
 def test_findings_are_made_from_the_numbers(tmp_path: Path) -> None:
@@ -288,9 +315,9 @@ def test_many_rows_and_two_data_sources(tmp_path: Path) -> None:
             for num_labels in COLUMNS:
                 correct = draws(0.5 + rank / 20, 50)
                 study.finish({"name": "lora", "rank": rank}, num_labels, 0, correct, data={"name": data})
-    assert len(write_report(study.folder)) == 4
+    assert len(write_report(study.folder)) == 6
     page = FORMATS["html"](study.summary)
-    assert page.count("<h3>") == 2 and "On imdb: " in page and "On sst: " in page
+    assert page.count("<h3>imdb</h3>") == page.count("<h3>sst</h3>") == 1 and "On imdb: " in page and "On sst: " in page
 
 
 def test_quantities() -> None:

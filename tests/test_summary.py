@@ -368,6 +368,16 @@ def test_row_labels_show_other_sections_and_stay_apart(study: Study) -> None:
     assert len(set(labels)) == 4 and all(len(label) < 90 for label in labels)
 
 
+def test_a_prompt_that_most_rows_have_is_named_only_within_a_method(study: Study) -> None:
+    for prompt in ("cloze", "alpaca"):
+        study.plan(ZERO_SHOT, 16, 0, prompt={"name": prompt})
+    study.plan(LORA, 16, 0, prompt={"name": "cloze"})
+    study.plan({"name": "full"}, 16, 0, prompt={"name": "cloze"})
+    study.plan({"name": "loreft"}, 16, 0, prompt={"name": "plain"})
+    assert [row.label for row in study.summary.rows] == [
+        "zero_shot prompt=cloze", "zero_shot prompt=alpaca", "lora", "full", "loreft prompt=plain"]
+
+
 def test_a_knob_that_one_row_leaves_to_its_default_is_told_from_the_resolved_spec(study: Study) -> None:
     first = study.plan({"name": "lora"}, 16, 0)
     first["spec"] = first["spec"] | {"method": {"name": "lora", "rank": 4}}

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from handful.catalogue import Entry
     from handful.estimate import Estimate, RunEstimate
     from handful.executors import Event
+    from handful.report import Lookup
     from handful.results import StudyFolder
     from handful.spec import RunSpec, StudySpec
     from handful.study import Plan
@@ -118,8 +119,16 @@ OutputOption = Annotated[
 # -- study ---------------------------------------------------------------------------------------------
 
 
+NoTextsOption = Annotated[bool, typer.Option("--no-texts", help="Leave test texts out of the report page.")]
+
+
 @app.command("study")
-def study_verb(file_or_preset: StudyArgument, model: ModelOption = None, output: OutputOption = None) -> None:
+def study_verb(
+    file_or_preset: StudyArgument,
+    model: ModelOption = None,
+    output: OutputOption = None,
+    no_texts: NoTextsOption = False,
+) -> None:
     """Run what is missing of a study, show its table, write its report."""
     console = _console()
     with console.status("reading the study"):
@@ -128,6 +137,7 @@ def study_verb(file_or_preset: StudyArgument, model: ModelOption = None, output:
         from handful.spec import read_study
         from handful.study import pending_runs, plan_study, run_plan
         from handful.summary import summarise
+        from handful.texts import from_sources
 
         study = read_study(file_or_preset, model)
         command = _command("study", file_or_preset, model, output)
@@ -148,7 +158,8 @@ def study_verb(file_or_preset: StudyArgument, model: ModelOption = None, output:
         raise typer.Exit(INTERRUPTED) from None
     if is_done:
         _say(console, "Nothing is left to run: every cell has its record.")
-    page = _write_report(folder)
+    texts = None if no_texts else from_sources((spec.as_dict()["data"], spec.data) for spec in plan.distinct)
+    page = _write_report(folder, texts)
     console.print()
     print_table(summarise(folder), console)
     console.print()
@@ -390,26 +401,38 @@ def _is_rival(other: RunSpec, spec: RunSpec) -> bool:
 @app.command("report")
 def report_verb(
     study_folder: Annotated[Path, typer.Argument(metavar="STUDY_FOLDER", help="What `handful study` wrote.")],
+    no_texts: NoTextsOption = False,
+    text_length: Annotated[
+        int, typer.Option("--text-length", min=1, metavar="CHARACTERS", help="Of a test text on the page, at most.")
+    ] = 300,
+    latex: Annotated[bool, typer.Option("--latex", help="Write table.tex too, with booktabs.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Write table.csv too, a line for each cell and seed.")] = False,
 ) -> None:
     """Write a study's report again and show its table."""
-    from handful.report import print_table
+    from handful.report import TABLES, print_table
     from handful.results import StudyFolder
     from handful.summary import summarise
+    from handful.texts import from_section
 
     console = _console()
     folder = StudyFolder(study_folder)
     print_table(summarise(folder), console)
-    page = _write_report(folder)
+    tables = [name for name, wanted in (("latex", latex), ("csv", csv)) if wanted]
+    page = _write_report(folder, None if no_texts else from_section, text_length, tables)
     console.print()
+    for name in tables:
+        _say(console, f"Table: {folder.path / TABLES[name][0]}")
     _say(console, f"Report: {page}")
 
 
-def _write_report(folder: StudyFolder) -> Path:
+def _write_report(
+    folder: StudyFolder, texts: Lookup | None, text_length: int = 300, tables: Sequence[str] = ()
+) -> Path:
     """Writes all formats; gives the page. Raises StudyError when the folder cannot be written to."""
     from handful.report import write_report
 
     try:
-        paths = write_report(folder)
+        paths = write_report(folder, texts, text_length, tables)
     except OSError as error:
         raise StudyError(
             f"the report cannot be written to {folder.path} ({error.strerror}): make the folder writable, "

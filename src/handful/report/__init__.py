@@ -1,23 +1,25 @@
-"""Numbers of a study -> a terminal table, Markdown, one self-contained HTML page, and a figure.
+"""Numbers of a study -> a terminal table, Markdown, one self-contained HTML page, figures, LaTeX and CSV.
 
-FAMILY: a format is a function from a summary to text, in `FORMATS`; the next one is a file here and a line
-there. Knows nothing of runs or torch, and loads matplotlib only when a figure is drawn.
+FAMILY: a format is a function from a summary to text, in `FORMATS` for reading or in `TABLES` for other programs;
+the next one is a file here and a line there. Knows nothing of runs or torch, and loads matplotlib only when a
+figure is drawn.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from handful.report import html, markdown, terminal
-from handful.report.figure import draw
+from handful.report import html, latex, long_csv, markdown, terminal
+from handful.report.figures import NAMES, Figure, draw
+from handful.report.texts import Lookup, excerpts
 from handful.results import StudyFolder
 from handful.summary import Summary, summarise
 
-__all__ = ["FORMATS", "Format", "print_table", "write_report"]
+__all__ = ["FORMATS", "TABLES", "Format", "Lookup", "print_table", "write_report"]
 
 Format = Callable[[Summary], str]
 
@@ -26,6 +28,16 @@ FORMATS: dict[str, Format] = {
     "markdown": markdown.render,
     "html": html.render,
 }
+TABLES: dict[str, tuple[str, Format]] = {
+    "latex": ("table.tex", latex.render),
+    "csv": ("table.csv", long_csv.render),
+}
+"""name -> (file, format)"""
+
+MOST_BYTES = 3_000_000
+"""Of a page. Training curves are what grows most with a study: beyond this they are left to their own files."""
+TEXT_LENGTH = 300
+"""Characters of a test text that a page shows at most."""
 
 
 def print_table(summary: Summary, console: Console) -> None:
@@ -33,24 +45,43 @@ def print_table(summary: Summary, console: Console) -> None:
     console.print(terminal.layout(summary, console.width))
 
 
-def write_report(folder: StudyFolder) -> tuple[Path, ...]:
-    """Writes report.md and report.html, and accuracy.png and accuracy.svg once a cell has an accuracy.
+def write_report(
+    folder: StudyFolder,
+    lookup: Lookup | None = None,
+    text_length: int = TEXT_LENGTH,
+    tables: Sequence[str] = (),
+) -> tuple[Path, ...]:
+    """Writes report.md, report.html, and each figure as PNG and SVG once there are numbers for it.
 
-    Each file is replaced by an atomic rename. A figure of results that are gone is removed. Returns the paths
-    written. Raises StudyError when the folder is no study.
+    lookup: where the texts of errors come from; None leaves them out. tables: further files to write, by their
+    names in `TABLES`. Each file is replaced by an atomic rename. A figure of results that are gone is removed.
+    Returns the paths written. Raises StudyError when the folder is no study.
     """
     summary = summarise(folder)
     figures = draw(summary)
+    texts = {} if lookup is None else excerpts(summary, lookup, text_length)
     contents = {
         "report.md": markdown.render(summary).encode(),
-        "report.html": html.page(summary, figures).encode(),
+        "report.html": _page(summary, figures, texts),
     }
-    if figures is not None:
-        contents |= {"accuracy.png": figures.png, "accuracy.svg": figures.svg.encode()}
-    else:
-        for name in ("accuracy.png", "accuracy.svg"):
-            (folder.path / name).unlink(missing_ok=True)
+    for name in NAMES:
+        if name in figures:
+            contents |= {f"{name}.png": figures[name].png, f"{name}.svg": figures[name].svg.encode()}
+        else:
+            for left in (f"{name}.png", f"{name}.svg"):
+                (folder.path / left).unlink(missing_ok=True)
+    for name in tables:
+        file, render = TABLES[name]
+        contents[file] = render(summary).encode()
     return tuple(_write(folder.path / name, content) for name, content in contents.items())
+
+
+def _page(summary: Summary, figures: Mapping[str, Figure], texts: html.Excerpts) -> bytes:
+    whole = html.page(summary, figures, texts).encode()
+    if len(whole) <= MOST_BYTES or "training" not in figures:
+        return whole
+    rest = {name: figure for name, figure in figures.items() if name != "training"}
+    return html.page(summary, rest, texts).encode()
 
 
 def _write(target: Path, content: bytes) -> Path:

@@ -8,21 +8,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from handful.report.wording import bounds, group_titles, listed, percent, plural, points
-from handful.summary import Cell, Row, Summary
+from handful.summary import Cell, Row, Spread, Summary
+
+NAMED = 3
+"""Rows that a sentence names at most before it counts them."""
 
 
 def findings(summary: Summary) -> list[str]:
     """What the numbers allow to say, most useful first; never empty."""
     sentences = []
     for title, rows in zip(group_titles(summary), summary.groups, strict=True):
-        found = _group_findings(rows, summary.columns)
+        found = _group_findings(rows, summary)
         if found and title:
             found[0] = f"On {title}: {found[0]}"
         sentences.extend(found)
     return sentences + _unfinished(summary)
 
 
-def _group_findings(rows: Sequence[Row], columns: Sequence[int]) -> list[str]:
+def _group_findings(rows: Sequence[Row], summary: Summary) -> list[str]:
+    columns = summary.columns
     with_labels = [
         number for number in columns
         if any(row.cells[number].reads_labels and row.cells[number].accuracy for row in rows)
@@ -32,7 +36,8 @@ def _group_findings(rows: Sequence[Row], columns: Sequence[int]) -> list[str]:
             f"{row.label}, which reads no labels, reaches {_accuracy(row.cells[number])}."
             for row in rows for number in columns[:1] if row.cells[number].accuracy
         ]
-    sentences = [_best_sentence(rows, with_labels[-1]), _gain_sentence(rows, with_labels)]
+    spreads = [spread for spread in summary.spreads if spread.group == rows[0].group]
+    sentences = [_best_sentence(rows, with_labels[-1]), _gain_sentence(rows, with_labels, spreads)]
     if len(with_labels) > 1:
         sentences.append(_best_sentence(rows, with_labels[0]))
     return [sentence for sentence in sentences if sentence]
@@ -53,7 +58,7 @@ def _best_sentence(rows: Sequence[Row], number: int) -> str:
     sentence = f"{at}, {best.label}{which} has the best mean accuracy, {_accuracy(best.cells[number])}"
     if tied:
         named = [f"{row.label} ({percent(_estimate(row.cells[number]))} %)" for row in tied]
-        sentence += f"; these test texts cannot tell it apart from {listed(named)}"
+        sentence += f"; these test texts cannot tell it apart from {listed(named, limit=NAMED)}"
     if below:
         nearest = below[0].cells[number].versus_best
         assert nearest is not None and nearest.interval is not None
@@ -61,12 +66,17 @@ def _best_sentence(rows: Sequence[Row], number: int) -> str:
         ends = f"[{percent(-nearest.interval.high)}, {percent(-nearest.interval.low)}]"
         sentence += f"; it is ahead of {below[0].label} by {ahead} {ends}"
         if len(below) > 1:
-            sentence += f", and of {listed([row.label for row in below[1:]])}"
+            sentence += f", and of {_or_count([row.label for row in below[1:]])}"
     return sentence + "."
 
 
-def _gain_sentence(rows: Sequence[Row], columns: Sequence[int]) -> str:
-    """What labels bring over the best row that reads none."""
+def _or_count(labels: Sequence[str]) -> str:
+    """The labels, or how many there are: a sentence is no table."""
+    return listed(labels) if len(labels) <= NAMED else f"{len(labels)} others"
+
+
+def _gain_sentence(rows: Sequence[Row], columns: Sequence[int], spreads: Sequence[Spread]) -> str:
+    """What labels bring over the best row that reads none, and how much that one owes to its prompt."""
     number = columns[-1]
     shown = [row for row in rows if row.cells[number].accuracy]
     unlabelled = [row for row in shown if not row.cells[number].reads_labels]
@@ -83,15 +93,26 @@ def _gain_sentence(rows: Sequence[Row], columns: Sequence[int]) -> str:
         f"Against {base.label} without labels, {_accuracy(base.cells[number])}, the difference of "
         f"{top.label} with {plural(number, 'label')} is {points(gain.interval)} points"
     )
+    about = _prompt_words(base, number, spreads)
     if not gain.distinguishable:
-        return f"{sentence}, which these test texts cannot tell from none."
+        return f"{sentence}, which these test texts cannot tell from none{about}."
     above = [
         (column, row.label)
         for column in columns for row in labelled if _is_above(row.cells[column], base.label)
     ]
     if above and len(columns) > 1:
         sentence += f"; the fewest labels that bring a clear gain are {above[0][0]:,} ({above[0][1]})"
-    return sentence + "."
+    return f"{sentence}{about}."
+
+
+def _prompt_words(base: Row, number: int, spreads: Sequence[Spread]) -> str:
+    """Mean and range over prompts, where the row is the best of several."""
+    for spread in spreads:
+        cell = spread.cells.get(number)
+        if cell is not None and cell.num_rows > 1 and any(row.label == base.label for row in spread.rows):
+            ends = f"{percent(cell.low)} to {percent(cell.high)} %, {percent(cell.mean)} % on average"
+            return f"; over its {cell.num_rows} prompts {spread.label} ranges from {ends}"
+    return ""
 
 
 def _is_above(cell: Cell, other: str) -> bool:

@@ -10,36 +10,42 @@ import re
 from collections.abc import Sequence
 
 from handful.report.findings import findings
-from handful.report.wording import (
-    bounds,
+from handful.report.provenance import protocol_lines, provenance_lines
+from handful.report.tables import (
     cost_table,
     differences_table,
     facts_table,
+    numbers_table,
+    pivot_table,
+    pivot_title,
+    shared_text_facts,
+    spreads_table,
+    texts_table,
+)
+from handful.report.wording import (
+    bounds,
     footnotes,
     group_titles,
+    kept_words,
     mark,
-    numbers_table,
     percent,
     printable,
     progress,
-    protocol_lines,
-    provenance_lines,
     row_title,
     state,
-    texts_table,
     unfinished_lines,
 )
 from handful.summary import Cell, Summary
 
 
 def render(summary: Summary) -> str:
-    """The report as Markdown text; it shows accuracy.svg when a cell has an accuracy."""
+    """The report as Markdown text; it shows error.svg when a cell has an accuracy."""
     blocks = [f"# {_escape(summary.name)}", f"{progress(summary)}."]
     blocks.append(" ".join(_escape(sentence) for sentence in findings(summary)))
     blocks.extend(_escape(note) for note in summary.provenance.plan_notes)
     blocks.append(_pairs(protocol_lines(summary)))
     if summary.has_results:
-        blocks.append("![Accuracy against number of labels](accuracy.svg)")
+        blocks.append("![Error against number of labels](error.svg)")
     blocks.append("## Accuracy")
     for title, rows in zip(group_titles(summary), summary.groups, strict=True):
         if title:
@@ -55,16 +61,21 @@ def render(summary: Summary) -> str:
                 for where, reason in unfinished_lines(entries)
             ]
             blocks += [f"## {title}", "\n".join(lines)]
+    shared = shared_text_facts(summary)
+    if shared:
+        blocks += ["## Duplicates and cut texts", _pairs(shared)]
     for title, (columns, body) in (
+        ("Over prompts", spreads_table(summary)),
+        *((pivot_title(pivot), pivot_table(pivot, summary.columns)) for pivot in summary.pivots),
         ("Costs", cost_table(summary)),
-        ("Texts", texts_table(summary)),
+        ("Texts by method", texts_table(summary)),
         ("All numbers", numbers_table(summary)),
         ("Paired differences", differences_table(summary)),
         ("Other facts", facts_table(summary)),
     ):
         if body:
             escaped = [[_escape(value) for value in row] for row in body]
-            blocks += [f"## {title}", _table([_escape(name) for name in columns], escaped)]
+            blocks += [f"## {_escape(title)}", _table([_escape(name) for name in columns], escaped)]
     blocks += ["## How it was made", _pairs(provenance_lines(summary))]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -78,6 +89,8 @@ def _cell(cell: Cell) -> str:
             words.append(f"*{mark(cell)}*")
     if state(cell):
         words.append(f"({state(cell)})" if words else state(cell))
+    if kept_words(cell):
+        words.append(f"({kept_words(cell)})")
     return " ".join(words)
 
 

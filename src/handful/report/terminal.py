@@ -23,6 +23,8 @@ from handful.report.wording import (
     printable,
     progress,
     row_title,
+    spread_range,
+    spread_title,
     state,
     unfinished_lines,
 )
@@ -63,6 +65,14 @@ def layout(summary: Summary, width: int = WIDTH) -> RenderableType:
                 line = f"- {printable(where)}" + (f": {printable(reason)}" if reason else "")
                 parts.append(Padding(Text(line), (0, 0, 0, 2)))
             parts.append(Text(""))
+    for spread in summary.spreads:
+        ends = dict.fromkeys(
+            f"{percent(cell.mean)} ({spread_range(cell, len(spread.rows))})"
+            + (f" at N = {num_labels:,}" if spread.reads_labels else "")
+            for num_labels, cell in spread.cells.items()
+        )
+        if ends:
+            parts += [Text(printable(f"{spread_title(spread)}: {', '.join(ends)}")), Text("")]
     parts.extend(Text(printable(note), style="dim") for note in footnotes(summary))
     return Group(*parts)
 

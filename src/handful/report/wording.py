@@ -5,12 +5,13 @@ Knows nothing of terminals, Markdown or HTML, and escapes nothing: whoever shows
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from handful.identity import canonical_json
 from handful.statistics import Interval
-from handful.summary import Cell, Difference, Protocol, Row, Summary, Unfinished
+from handful.summary import Cell, Difference, Protocol, Row, Spread, SpreadCell, Summary, Unfinished
 
 NO_LABELS_MARK = "\N{DAGGER}"
 DASH = "\N{EN DASH}"
@@ -143,6 +144,14 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in spaced)
 
 
+def without_folders(text: str) -> str:
+    """The text with the folders of absolute paths left out: "/home/me/x.toml" becomes "…/x.toml".
+
+    Where files lie on one machine says nothing elsewhere, and may say more of its owner than was meant.
+    """
+    return re.sub(r"(?<![\w./:…])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\"]+[/\\])+(?=[^\s/\\])", "…/", text)
+
+
 def listed(items: Sequence[str], limit: int = 4) -> str:
     """"a", "a and b", "a, b and c", "a, b, c, d and 3 more"."""
     shown = list(items) if len(items) <= limit else [*items[:limit], f"{len(items) - limit} more"]
@@ -181,6 +190,35 @@ def mark(cell: Cell) -> str:
 def row_title(row: Row) -> str:
     """The row's label, marked when it reads no labels."""
     return row.label if row.reads_labels else f"{row.label} {NO_LABELS_MARK}"
+
+
+def level_label(level: Row | Spread) -> str:
+    """What stands in a legend for a row that reads no labels, or for one method under several prompts."""
+    if isinstance(level, Spread):
+        return f"{spread_title(level)} and range (reads no labels)"
+    return f"{level.label} (reads no labels)"
+
+
+def spread_title(spread: Spread) -> str:
+    """"zero_shot, mean of 3 prompts"."""
+    return f"{spread.label}, mean of {plural(len(spread.rows), 'prompt')}"
+
+
+def spread_range(cell: SpreadCell, num_prompts: int) -> str:
+    """"65.1 to 79.9", and over how many prompts where some have no numbers."""
+    words = f"{percent(cell.low)} to {percent(cell.high)}"
+    return words if cell.num_rows == num_prompts else f"{words}, {cell.num_rows} of {num_prompts} prompts"
+
+
+def kept_words(cell: Cell) -> str:
+    """"epoch 2", "epochs 2, 1, 2", else "update 40": what each finished run kept; empty where none was trained."""
+    epochs = [f"{epoch:.3g}" for epoch in cell.chosen_epochs]
+    if epochs and len(epochs) == cell.num_seeds_finished:
+        return f"epoch {epochs[0]}" if len(set(epochs)) == 1 else f"epochs {', '.join(epochs)}"
+    updates = [f"{update:,}" for update in cell.chosen_updates]
+    if not any(cell.chosen_updates):
+        return ""
+    return f"update {updates[0]}" if len(set(updates)) == 1 else f"updates {', '.join(updates)}"
 
 
 def verdict(difference: Difference) -> str:
@@ -226,7 +264,7 @@ def unfinished_lines(entries: Iterable[Unfinished]) -> list[tuple[str, str]]:
             else:
                 noun = "seed" if len(known) == 1 else "seeds"
                 cells.append(f"{plural(num_labels, 'label')} ({noun} {', '.join(known)})")
-        lines.append((f"{row}: {', '.join(cells)}", reason))
+        lines.append((f"{row}: {', '.join(cells)}", without_folders(reason)))
     return lines
 
 
@@ -238,6 +276,19 @@ def progress(summary: Summary) -> str:
     if summary.num_missing:
         words.append(f"{summary.num_missing:,} missing")
     return ", ".join(words)
+
+
+def tests_text(protocol: Protocol) -> str:
+    """"2,000 test texts", "1,950 to 2,000 test texts"."""
+    return f"{distinct_values(protocol.num_test)} test texts"
+
+
+def splits_text(protocol: Protocol) -> str:
+    """"50 = 40 + 10; 16 = 16 + 0": training plus selection, as drawn."""
+    return "; ".join(
+        " or ".join(f"{num_labels:,} = {train:,} + {selection:,}" for train, selection in sizes)
+        for num_labels, sizes in protocol.splits.items()
+    )
 
 
 def footnotes(summary: Summary) -> list[str]:
@@ -266,6 +317,10 @@ def footnotes(summary: Summary) -> list[str]:
             "of the paired difference includes 0; one run on either side: exact McNemar p of 0.05 or "
             "more). Not corrected for the number of comparisons."
         )
+    if any(kept_words(cell) for cell in cells):
+        notes.append("epoch, update: what was kept of training, seed by seed where it differs.")
+    if summary.spreads:
+        notes.append("mean of prompts: over the mean accuracies under each prompt, with the lowest and the highest.")
     if any(not row.reads_labels for row in summary.rows):
         notes.append(f"{NO_LABELS_MARK} reads no labels: the same run is repeated across its row.")
     baselines = [row.label for row in summary.rows if not row.uses_model]
@@ -279,180 +334,3 @@ def footnotes(summary: Summary) -> list[str]:
             "accuracy of those is optimistic."
         )
     return notes + list(summary.notes)
-
-
-# -- protocol -----------------------------------------------------------------------------------------------
-
-
-def tests_text(protocol: Protocol) -> str:
-    """"2,000 test texts", "1,950 to 2,000 test texts"."""
-    return f"{distinct_values(protocol.num_test)} test texts"
-
-
-def splits_text(protocol: Protocol) -> str:
-    """"50 = 40 + 10; 16 = 16 + 0": training plus selection, as drawn."""
-    return "; ".join(
-        " or ".join(f"{num_labels:,} = {train:,} + {selection:,}" for train, selection in sizes)
-        for num_labels, sizes in protocol.splits.items()
-    )
-
-
-def protocol_lines(summary: Summary) -> list[tuple[str, str]]:
-    """[(what, how)]: the facts under which the numbers were made."""
-    protocol = summary.protocol
-    shared = {True: ", the same for every run", False: ", not the same for every run", None: ""}
-    lines = [("N counts", "training and selection texts")]
-    if protocol.splits:
-        lines.append(("Training + selection", splits_text(protocol)))
-    if protocol.chosen_by:
-        rules = [f"{rule} ({plural(number, 'run')})" for rule, number in protocol.chosen_by.items()]
-        lines.append(("Update kept by", listed(rules, limit=len(rules))))
-    lines.append(("Seeds", ", ".join(map(str, protocol.seeds)) or ABSENT))
-    tested = tests_text(protocol) + shared[protocol.test_texts_shared] if protocol.num_test else ABSENT
-    lines.append(("Tested on", tested))
-    if summary.label_names:
-        lines.append(("Labels", ", ".join(summary.label_names)))
-    for what, parts in (("Data", protocol.data), ("Model", protocol.models), ("Prompt", protocol.prompts)):
-        names = dict.fromkeys(part_name(part) for part in parts)
-        lines.append((what, ", ".join(names) if names else "none"))
-    lines.append(("Choices made on test texts", count(protocol.num_chosen_on_test)))
-    return lines
-
-
-def provenance_lines(summary: Summary) -> list[tuple[str, str]]:
-    """[(what, value)]: command, versions, revisions, device and date, as the records give them."""
-    made = summary.provenance
-    lines = [("Command", made.command or ABSENT)]
-    if made.finished_at:
-        first, last = made.finished_at[0], made.finished_at[-1]
-        lines.append(("Finished", first if first == last else f"{first} to {last}"))
-    for what, values in (
-        ("Device", made.devices), ("Host", made.hosts), ("Git", made.git), ("Engine", made.paths),
-        ("Platform", made.platforms), ("Peak memory of", made.memory), ("Note", made.notes),
-    ):
-        lines.extend((what, value) for value in values)
-    for what, parts in (
-        ("Data", summary.protocol.data), ("Model", summary.protocol.models),
-        ("Prompt", summary.protocol.prompts), ("Training", summary.protocol.training),
-    ):
-        lines.extend((what, assignments(part)) for part in parts)
-    for row in summary.rows:
-        if row.spec.get("method"):
-            lines.append((row.label, assignments(row.spec["method"])))
-    if made.settings:
-        lines.append(("Execution", assignments(made.settings)))
-    if made.versions:
-        packages = [f"{package} {' and '.join(versions)}" for package, versions in made.versions.items()]
-        lines.append(("Versions", ", ".join(packages)))
-    return lines
-
-
-def assignments(part: Any) -> str:
-    """"name = imdb; test_size = 2000" of a resolved section."""
-    return "; ".join(f"{name} = {value}" if name else value for name, value in leaves(part))
-
-
-# -- costs, facts, all numbers ------------------------------------------------------------------------------
-
-
-def cost_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    """(head, rows): training time at each N, and what a row costs at any N."""
-    head = ["method", "trained parameters", "adapter", "test texts / s", "peak memory", "engine path"]
-    head[1:1] = [f"train, N = {num_labels:,}" for num_labels in summary.columns]
-    table = []
-    for row in summary.rows:
-        cells = list(row.cells.values())
-        trained = [number for cell in cells for number in cell.num_trainable or ()]
-        adapters = [number for cell in cells for number in cell.adapter_bytes or ()]
-        rates = [cell.test_texts_per_second for cell in cells if cell.test_texts_per_second is not None]
-        memory = [cell.peak_memory_bytes for cell in cells if cell.peak_memory_bytes is not None]
-        fast, slow = rate(max(rates, default=None)), rate(min(rates, default=None))
-        table.append([
-            row_title(row),
-            *(seconds(row.cells[num_labels].train_seconds) for num_labels in summary.columns),
-            extent((min(trained), max(trained)) if trained else None),
-            sizes((min(adapters), max(adapters)) if adapters else None),
-            slow if slow == fast else f"{slow}{DASH}{fast}",
-            size(max(memory, default=None)),
-            ", ".join(row.engine_paths) or ABSENT,
-        ])
-    return head, table
-
-
-TEXT_FACTS = {
-    "num_texts_cut": "texts cut to fit the prompt",
-    "num_tokens_cut": "tokens cut",
-    "num_duplicates_across": "duplicates between training and test side",
-    "num_duplicates_removed": "duplicates removed",
-    "num_duplicates_within_train": "duplicates within the training side",
-}
-"""What a reader wants to know of the texts before any other fact, in this order."""
-
-
-def texts_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    """(head, rows): cut texts and duplicates by row; no rows when no record notes any."""
-    noted = {name for row in summary.rows for name in row.facts}
-    return _facts_table(summary, [name for name in TEXT_FACTS if name in noted])
-
-
-def facts_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    """(head, rows): every other fact that the records note, one a line."""
-    names = dict.fromkeys(name for row in summary.rows for name in row.facts)
-    return _facts_table(summary, [name for name in names if name not in TEXT_FACTS])
-
-
-def _facts_table(summary: Summary, names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    head = ["over all runs of a row", *(row.label for row in summary.rows)]
-    return head, [
-        [
-            TEXT_FACTS.get(name, name.replace("_", " ")),
-            *(distinct_values(row.facts.get(name, ())) for row in summary.rows),
-        ]
-        for name in names
-    ]
-
-
-def numbers_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    """(head, rows): every cell with all its metrics, seed by seed where they differ."""
-    head = [
-        "method", "N", "seeds", "accuracy %", "each seed", "macro F1", "log loss (nats)", "calibration error",
-        "updates kept", "state",
-    ]
-    table = []
-    for row in summary.rows:
-        for num_labels, cell in row.cells.items():
-            mean = cell.accuracy
-            table.append([
-                row_title(row),
-                count(num_labels),
-                f"{cell.num_seeds_finished} of {cell.num_seeds_planned}" if cell.runs else ABSENT,
-                f"{percent(mean.estimate)} {bounds(mean)}" if mean else ABSENT,
-                ", ".join(percent(value) for value in cell.accuracies) or ABSENT,
-                decimals(cell.macro_f1),
-                decimals(cell.log_loss),
-                decimals(cell.calibration_error),
-                ", ".join(map(str, cell.chosen_updates)) or ABSENT,
-                state(cell) or "finished",
-            ])
-    return head, table
-
-
-def differences_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    """(head, rows): every paired difference that was computed, in percentage points."""
-    head = ["method", "N", "against", "difference, points", "p (McNemar)", "seeds", "test texts", "verdict"]
-    table = []
-    for row in summary.rows:
-        for num_labels, cell in row.cells.items():
-            compared = [difference for difference in (cell.versus_best, *cell.versus_no_labels) if difference]
-            for difference in dict.fromkeys(compared):
-                table.append([
-                    row_title(row),
-                    count(num_labels),
-                    difference.other,
-                    points(difference.interval) if difference.interval else ABSENT,
-                    p_value(difference.p_value),
-                    count(difference.num_seeds),
-                    count(difference.num_texts),
-                    verdict(difference),
-                ])
-    return head, table

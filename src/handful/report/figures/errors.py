@@ -1,0 +1,125 @@
+"""The main figure: error against number of labels, both on log axes.
+
+A thin line for each seed, a thick one for their mean, a band for its 95 % interval. What reads no labels is a
+horizontal line with a band: the range over prompts where there are several, else its interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from handful.report.figures.style import Look, error_axis, levels_of, number_axis, tidy
+from handful.summary import Cell, Row, Spread, Summary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+DODGE = 1.06
+"""Factor between single points at one number of labels, whose intervals would else cover each other."""
+
+MANY = 6.0
+"""With more curves than this, their bands and thin lines are drawn fainter, so that the means stay legible."""
+
+
+class Heights:
+    """Accuracies -> errors in percent, and all of them that were drawn.
+
+    A log axis has no place for 0: an error of 0 stands at half a text.
+    """
+
+    def __init__(self, num_test: int) -> None:
+        self.floor = 50.0 / max(1, num_test)
+        self.drawn: list[float] = []
+        self.is_cut = False
+
+    def __call__(self, accuracy: float | None) -> float:
+        """NaN for None: a gap in the line, where a failed cell would else be bridged."""
+        if accuracy is None:
+            return math.nan
+        error = 100.0 * (1.0 - accuracy)
+        self.is_cut |= error < self.floor
+        self.drawn.append(max(error, self.floor))
+        return self.drawn[-1]
+
+
+def draw_errors(panel: Axes, summary: Summary, rows: Sequence[Row], looks: Mapping[str, Look]) -> Heights:
+    """Draws the rows of one data source; gives the errors that it drew."""
+    heights = Heights(max(summary.protocol.num_test, default=1))
+    extent = number_axis(panel, summary.columns)
+    tidy(panel)
+    for level in levels_of(summary, rows[0].group):
+        draw_level(panel, level, looks[level.label], extent, heights)
+    curves = [row for row in rows if row.reads_labels]
+    for place, row in enumerate(curves):
+        shift = DODGE ** (place - (len(curves) - 1) / 2)
+        _draw_curve(panel, row, looks[row.label], heights, shift, faint=min(1.0, MANY / len(curves)))
+    error_axis(panel, heights.drawn)
+    return heights
+
+
+def draw_level(
+    panel: Axes, level: Row | Spread, look: Look, extent: tuple[float, float], heights: Heights
+) -> None:
+    """A horizontal line with its band across `extent`; nothing when there is no number."""
+    ends = level_ends(level)
+    if ends is None:
+        return
+    mean, low, high = (heights(accuracy) for accuracy in ends)
+    alpha = 0.11 if isinstance(level, Spread) else 0.07
+    panel.fill_between(extent, low, high, color=look.colour, alpha=alpha, linewidth=0)
+    panel.plot(extent, [mean, mean], color=look.colour, linestyle=look.dash, linewidth=1.6)
+
+
+def level_ends(level: Row | Spread) -> tuple[float, float, float] | None:
+    """Accuracy, lower and upper end of what reads no labels: over prompts, or of its interval."""
+    if isinstance(level, Spread):
+        return next(((cell.mean, cell.low, cell.high) for cell in level.cells.values()), None)
+    return next(
+        ((cell.accuracy.estimate, cell.accuracy.low, cell.accuracy.high)
+         for cell in level.cells.values() if cell.accuracy is not None), None)
+
+
+def _draw_curve(panel: Axes, row: Row, look: Look, heights: Heights, shift: float, faint: float) -> None:
+    cells = [cell for number, cell in row.cells.items() if number > 0]
+    for stretch in _stretches(cells):
+        x: list[float] = [cell.num_labels for cell in stretch]
+        intervals = [cell.accuracy for cell in stretch if cell.accuracy is not None]
+        mean = [heights(some.estimate) for some in intervals]
+        low, high = [heights(some.high) for some in intervals], [heights(some.low) for some in intervals]
+        if len(stretch) == 1:
+            # A band needs two points.
+            x = [x[0] * shift] if len(cells) == 1 else x
+            panel.vlines(x, low, high, color=look.colour, linewidth=1.2)
+        else:
+            panel.fill_between(x, low, high, color=look.colour, alpha=0.13 * faint, linewidth=0)
+        _draw_seeds(panel, stretch, x, look, heights, faint)
+        panel.plot(
+            x, mean, color=look.colour, marker=look.marker, markersize=5.5, linestyle=look.dash, linewidth=2.2,
+            zorder=3,
+        )
+
+
+def _draw_seeds(
+    panel: Axes, cells: Sequence[Cell], x: Sequence[float], look: Look, heights: Heights, faint: float
+) -> None:
+    seeds = dict.fromkeys(run.seed for cell in cells for run in cell.runs)
+    if len(seeds) < 2:
+        return
+    for seed in seeds:
+        found = [next((run.accuracy for run in cell.runs if run.seed == seed), None) for cell in cells]
+        y = [heights(accuracy) for accuracy in found]
+        marker = "_" if len(y) == 1 else ""
+        panel.plot(x, y, color=look.colour, linewidth=0.9, alpha=0.75 * faint, marker=marker, markersize=7)
+
+
+def _stretches(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Cells with an accuracy, side by side; a cell without one stands between two stretches."""
+    found: list[list[Cell]] = [[]]
+    for cell in cells:
+        if cell.accuracy is not None:
+            found[-1].append(cell)
+        elif found[-1]:
+            found.append([])
+    return [stretch for stretch in found if stretch]

@@ -1,0 +1,229 @@
+"""The tables below the main one, as texts for all formats: (head, rows) each, no rows where there is nothing.
+
+Escapes nothing: whoever shows a text escapes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from handful.report.wording import (
+    ABSENT,
+    DASH,
+    bounds,
+    count,
+    decimals,
+    distinct_values,
+    extent,
+    listed,
+    p_value,
+    percent,
+    points,
+    rate,
+    row_title,
+    seconds,
+    size,
+    sizes,
+    spread_range,
+    spread_title,
+    state,
+    verdict,
+    without_folders,
+)
+from handful.summary import Pivot, Row, Run, Summary
+
+Table = tuple[list[str], list[list[str]]]
+
+
+def cost_table(summary: Summary) -> Table:
+    """(head, rows): training time at each N, and what a row costs at any N."""
+    head = ["method", "trained parameters", "adapter", "test texts/s", "peak memory", "engine path"]
+    head[1:1] = [f"train, N = {num_labels:,}" for num_labels in summary.columns]
+    table = []
+    for row in summary.rows:
+        cells = list(row.cells.values())
+        trained = [number for cell in cells for number in cell.num_trainable or ()]
+        adapters = [number for cell in cells for number in cell.adapter_bytes or ()]
+        rates = [cell.test_texts_per_second for cell in cells if cell.test_texts_per_second is not None]
+        memory = [cell.peak_memory_bytes for cell in cells if cell.peak_memory_bytes is not None]
+        fast, slow = rate(max(rates, default=None)), rate(min(rates, default=None))
+        table.append([
+            row_title(row),
+            *(seconds(row.cells[num_labels].train_seconds) for num_labels in summary.columns),
+            extent((min(trained), max(trained)) if trained else None),
+            sizes((min(adapters), max(adapters)) if adapters else None),
+            slow if slow == fast else f"{slow}{DASH}{fast}",
+            size(max(memory, default=None)),
+            ", ".join(row.engine_paths) or ABSENT,
+        ])
+    return head, table
+
+
+TEXT_FACTS = {
+    "num_texts_cut": "texts cut to fit the prompt",
+    "num_tokens_cut": "tokens cut",
+    "num_duplicates_across": "duplicates between training and test side",
+    "num_duplicates_removed": "duplicates removed",
+    "num_duplicates_within_train": "duplicates within the training side",
+}
+"""What a reader wants to know of the texts before any other fact, in this order."""
+
+
+def texts_table(summary: Summary) -> Table:
+    """(head, rows): what records note of cut texts and duplicates and that is not the same in all; see below."""
+    shared = {words for words, _ in shared_text_facts(summary)}
+    noted = [
+        name for name, words in TEXT_FACTS.items()
+        if words not in shared and any(name in row.facts for row in summary.rows)
+    ]
+    head = ["method", *(TEXT_FACTS[name] for name in noted), "share cut"]
+    table = [
+        [row_title(row), *(distinct_values(row.facts.get(name, ())) for name in noted), _share_cut(row)]
+        for row in summary.rows if any(name in row.facts for name in noted)
+    ]
+    return head, table
+
+
+def shared_text_facts(summary: Summary) -> list[tuple[str, str]]:
+    """[(what, value)] of the facts on texts in which all records that note them agree."""
+    shared = []
+    for name, words in TEXT_FACTS.items():
+        values = {distinct_values(row.facts[name]) for row in summary.rows if name in row.facts}
+        if len(values) == 1:
+            shared.append((words, values.pop()))
+    return shared
+
+
+def _share_cut(row: Row) -> str:
+    """Cut texts of all that a run read (training, selection and test), smallest and largest over its runs."""
+    runs = [run for cell in row.cells.values() for run in cell.runs]
+    shares = [run.num_texts_cut / run.num_texts for run in runs if run.num_texts_cut is not None and run.num_texts]
+    if not shares:
+        return ABSENT
+    low, high = percent(min(shares)), percent(max(shares))
+    return f"{low} %" if low == high else f"{low}{DASH}{high} %"
+
+
+def facts_table(summary: Summary) -> Table:
+    """(head, rows): every other fact that the records note, a line for each value of it."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in summary.rows:
+        for name, values in row.facts.items():
+            if name not in TEXT_FACTS:
+                found.setdefault((name, distinct_values(values)), []).append(row.label)
+    noting = {name: sum(name in row.facts for row in summary.rows) for name, _ in found}
+    table = [
+        [
+            name.replace("_", " "),
+            value,
+            "all that note it" if len(rows) == noting[name] else listed(rows, limit=len(rows)),
+        ]
+        for (name, value), rows in sorted(found.items(), key=lambda item: list(noting).index(item[0][0]))
+    ]
+    return ["fact", "over all runs", "method"], table
+
+
+def spreads_table(summary: Summary) -> Table:
+    """(head, rows): mean and range over prompts of every method that is asked under several."""
+    head = ["method", *(f"N = {num_labels:,}" for num_labels in summary.columns)]
+    table = []
+    for spread in summary.spreads:
+        line = [spread_title(spread)]
+        for num_labels in summary.columns:
+            cell = spread.cells.get(num_labels)
+            line.append(f"{percent(cell.mean)} ({spread_range(cell, len(spread.rows))})" if cell else ABSENT)
+        table.append(line)
+    return head, table
+
+
+def pivot_title(pivot: Pivot) -> str:
+    """"lora, rank=8: dropout by N"."""
+    name = f"{pivot.method}, {pivot.context}" if pivot.context else pivot.method
+    return f"{name}: {', '.join(pivot.knobs)} by N"
+
+
+def pivot_table(pivot: Pivot, columns: Sequence[int]) -> Table:
+    """(head, rows): accuracy of each value of a knob at each N, best and ties said in words."""
+    head = [", ".join(pivot.knobs), *(f"N = {num_labels:,}" for num_labels in columns)]
+    table = []
+    for place, (value, row) in enumerate(zip(pivot.values, pivot.rows, strict=True)):
+        line = [value]
+        for num_labels in columns:
+            cell = row.cells[num_labels]
+            words = [percent(cell.accuracy.estimate), bounds(cell.accuracy)] if cell.accuracy else []
+            words += [pivot_mark(pivot, place, num_labels), state(cell)]
+            line.append(" ".join(word for word in words if word))
+        table.append(line)
+    return head, table
+
+
+def pivot_mark(pivot: Pivot, place: int, num_labels: int) -> str:
+    """"best" or "tie" among the rows of a pivot, else nothing."""
+    if pivot.best.get(num_labels) == place:
+        return "best"
+    return "tie" if pivot.ties_best(place, num_labels) else ""
+
+
+def numbers_table(summary: Summary) -> Table:
+    """(head, rows): every cell with all its metrics, seed by seed where they differ."""
+    head = [
+        "method", "N", "seeds", "accuracy %", "each seed", "macro F1", "log loss (nats)", "calibration error",
+        "updates kept", "state",
+    ]
+    table = []
+    for row in summary.rows:
+        for num_labels, cell in row.cells.items():
+            mean = cell.accuracy
+            table.append([
+                row_title(row),
+                count(num_labels),
+                f"{cell.num_seeds_finished} of {cell.num_seeds_planned}" if cell.runs else ABSENT,
+                f"{percent(mean.estimate)} {bounds(mean)}" if mean else ABSENT,
+                ", ".join(percent(value) for value in cell.accuracies) or ABSENT,
+                decimals(cell.macro_f1),
+                decimals(cell.log_loss),
+                decimals(cell.calibration_error),
+                ", ".join(map(str, cell.chosen_updates)) or ABSENT,
+                state(cell) or "finished",
+            ])
+    return head, table
+
+
+def differences_table(summary: Summary) -> Table:
+    """(head, rows): every paired difference that was computed, in percentage points."""
+    head = ["method", "N", "against", "difference, points", "p (McNemar)", "seeds", "test texts", "verdict"]
+    table = []
+    for row in summary.rows:
+        for num_labels, cell in row.cells.items():
+            compared = [difference for difference in (cell.versus_best, *cell.versus_no_labels) if difference]
+            for difference in dict.fromkeys(compared):
+                table.append([
+                    row_title(row),
+                    count(num_labels),
+                    difference.other,
+                    points(difference.interval) if difference.interval else ABSENT,
+                    p_value(difference.p_value),
+                    count(difference.num_seeds),
+                    count(difference.num_texts),
+                    verdict(difference),
+                ])
+    return head, table
+
+
+def diverged_lines(summary: Summary) -> list[tuple[str, str]]:
+    """[(row and run, why)]: every run whose training went astray, failed or not."""
+    lines = []
+    for row in summary.rows:
+        for num_labels, cell in row.cells.items():
+            for run in cell.runs:
+                if run.diverged:
+                    seed = "" if run.seed is None else f", seed {run.seed}"
+                    lines.append((f"{row.label}, N = {num_labels:,}{seed}", _divergence(run)))
+    return lines
+
+
+def _divergence(run: Run) -> str:
+    if run.reason:
+        return without_folders(run.reason)
+    losses = [point.train_loss for point in run.curve if point.train_loss is not None]
+    return f"the training loss rose from {losses[0]:.3g} to {losses[-1]:.3g} nats"

@@ -1,0 +1,118 @@
+"""Plan and records of a study -> numbers: means, intervals, paired differences, what is missing.
+
+Knows nothing of how a run is made, of torch, or of how numbers are shown: it reads what `results` holds on
+disk and asks `statistics`. It names no method; "reads no labels" and "uses no language model" are read from
+the resolved specs. Accuracies and differences are fractions, log losses are in nats, times in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from handful.results import StudyFolder
+from handful.summary.axes import Pivot, Spread, SpreadCell, pivots_of, spreads_of
+from handful.summary.comparison import compare
+from handful.summary.mistakes import Mistake, Mistakes, mistakes_of
+from handful.summary.outcomes import Outcome, read_outcome
+from handful.summary.parts import Cell, CurvePoint, Difference, Protocol, Provenance, Row, Run, Unfinished
+from handful.summary.plain import agreed
+from handful.summary.protocol import protocol_of, provenance_of, unfinished_runs
+from handful.summary.rows import make_rows
+
+__all__ = [
+    "Cell",
+    "CurvePoint",
+    "Difference",
+    "Mistake",
+    "Mistakes",
+    "Pivot",
+    "Protocol",
+    "Provenance",
+    "Row",
+    "Run",
+    "Spread",
+    "SpreadCell",
+    "Summary",
+    "Unfinished",
+    "summarise",
+]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A study in numbers. Counts are of distinct runs; a run that several asked cells share counts once.
+
+    columns: the asked numbers of labels, sorted. label_names: empty when the rows do not agree on them or
+    nothing finished. failures, missing: every run that has no numbers. pivots: methods of which a knob takes several
+    values. spreads: methods asked under several prompts. mistakes: the texts that runs get wrong. notes: what a
+    reader must know about how these numbers were computed.
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+    columns: tuple[int, ...]
+    num_planned: int
+    num_finished: int
+    num_failed: int
+    num_missing: int
+    label_names: tuple[str, ...]
+    protocol: Protocol
+    provenance: Provenance
+    failures: tuple[Unfinished, ...]
+    missing: tuple[Unfinished, ...]
+    notes: tuple[str, ...]
+    pivots: tuple[Pivot, ...] = ()
+    spreads: tuple[Spread, ...] = ()
+    mistakes: tuple[Mistakes, ...] = ()
+
+    @property
+    def has_results(self) -> bool:
+        """Whether at least one cell has an accuracy."""
+        return any(cell.accuracy is not None for row in self.rows for cell in row.cells.values())
+
+    @property
+    def groups(self) -> tuple[tuple[Row, ...], ...]:
+        """Rows that are compared with each other, data source by data source."""
+        numbers = dict.fromkeys(row.group for row in self.rows)
+        return tuple(tuple(row for row in self.rows if row.group == number) for number in numbers)
+
+    def best(self, num_labels: int, group: int = 0) -> Row | None:
+        """The row whose cell is the best of a column and group; None when there is none."""
+        for row in self.rows:
+            if row.group == group and row.cells[num_labels].is_best:
+                return row
+        return None
+
+
+def summarise(folder: StudyFolder) -> Summary:
+    """Reads a study folder. Raises StudyError when it is no study, or of a format not read here."""
+    plan = folder.plan()
+    planned: list[Mapping[str, Any]] = list(plan.get("cells", []))
+    outcomes: dict[str, Outcome] = {}
+    for cell in planned:
+        if cell["spec_id"] not in outcomes:
+            outcomes[cell["spec_id"]] = read_outcome(folder, cell["spec_id"])
+    columns = tuple(sorted({int(cell["asked"]["num_labels"]) for cell in planned}))
+    rows, notes = compare(make_rows(planned, columns, outcomes), columns, outcomes)
+    finished = [outcome.record for outcome in outcomes.values() if outcome.record and outcome.tested]
+    failures, missing = unfinished_runs(planned, rows, outcomes)
+    return Summary(
+        name=str(plan.get("name", folder.path.name)),
+        rows=rows,
+        columns=columns,
+        num_planned=len(outcomes),
+        num_finished=len(finished),
+        num_failed=len(failures),
+        num_missing=len(missing),
+        label_names=agreed([row.label_names for row in rows if row.label_names]),
+        protocol=protocol_of(planned, rows, outcomes),
+        provenance=provenance_of(plan, folder.execution(), finished),
+        failures=failures,
+        missing=missing,
+        notes=notes,
+        pivots=pivots_of(rows, columns, outcomes),
+        spreads=spreads_of(rows, columns),
+        mistakes=mistakes_of(rows, columns, outcomes),
+    )

@@ -4,8 +4,11 @@
 #   make quickstart   a whole study in a few minutes on two CPU cores: table, figures, report page
 #   make test         the fast tests
 #   make check        ruff, mypy, and the order of imports
+#   make bench        handful against other tools on this machine, an hour or two on two cores
+#   make bench-quick  training and scoring at the small shape, in five minutes
 #
-# make setup PYTHON=/path/to/python takes that interpreter.
+# make setup PYTHON=/path/to/python takes that interpreter. The benchmarks need the IMDB reviews, HANDFUL_DATA
+# names their folder (docs/benchmarks.md), and make an environment for each tool, once.
 
 # Asked one by one, each by running it: a name on PATH may be a stub, and some distributions ship the
 # interpreter without ensurepip. 3.11 stands first because the pins were made with it.
@@ -17,7 +20,7 @@ NO_PYTHON = handful needs Python 3.11 or newer with the venv module, such as: ap
 
 STAMP := .venv/.installed
 
-.PHONY: help setup quickstart test check
+.PHONY: help setup quickstart test check bench bench-quick
 .DELETE_ON_ERROR:
 
 help:
@@ -43,3 +46,9 @@ check: setup
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/python -m pytest -q tests/test_layers.py
+
+bench: setup
+	.venv/bin/python benchmarks/bench.py
+
+bench-quick: setup
+	.venv/bin/python benchmarks/bench.py --quick

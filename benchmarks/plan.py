@@ -1,0 +1,65 @@
+"""What is measured: tools, how each is started, and how much work it gets. Plain data, needs nothing but Python.
+
+Each peer stands here as its users run it, and once more in the best configuration that was found for it by trying:
+rows per forward pass, order, checkpointing, masks, and how glibc handles memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from environments import MAIN
+
+KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**34),
+    "MALLOC_TOP_PAD_": str(2**28),
+}
+"""glibc gives large blocks back to the system and asks for them again at every step, unless told not to."""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """script: in benchmarks/tools. environment: see environments.py. variables: set for its process."""
+
+    title: str
+    script: str
+    options: tuple[str, ...] = ()
+    environment: str = "trainer"
+    variables: Mapping[str, str] = field(default_factory=dict)
+    is_quick: bool = False
+
+
+OURS = "handful"
+
+TRAINING = (
+    Tool(OURS, "ours", ("--work", "train"), MAIN, is_quick=True),
+    Tool("Trainer + peft, random order", "trainer", is_quick=True),
+    Tool("Trainer + peft, grouped by length", "trainer", ("--order", "group_by_length"), is_quick=True),
+    Tool("Trainer + peft, best found", "trainer", ("--micro", "1"), variables=KEEP_MEMORY),
+    Tool("TRL SFTTrainer", "sft", environment="trl"),
+    Tool("TRL SFTTrainer, best found", "sft", ("--micro", "1", "--no-checkpointing"), "trl", KEEP_MEMORY),
+)
+
+SCORING = (
+    Tool(OURS, "ours", ("--work", "score"), MAIN, is_quick=True),
+    Tool("generate, 5 tokens", "generate", is_quick=True),
+    Tool("generate, best found", "generate", ("--sorted",), variables=KEEP_MEMORY),
+    Tool("careful forward pass", "forward", is_quick=True),
+    Tool("careful forward pass, best found", "forward", ("--no-mask",), variables=KEEP_MEMORY),
+    Tool("lm-evaluation-harness", "harness", environment="lm_eval", is_quick=True),
+    Tool("lm-evaluation-harness, best found", "harness", ("--batch", "1"), "lm_eval", KEEP_MEMORY),
+)
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """Reviews to train on and to score in each measurement."""
+
+    train: int
+    test: int
+
+
+FULL = {"15m": Amounts(train=48, test=128), "135m": Amounts(train=16, test=32)}
+QUICK = {"15m": Amounts(train=16, test=48)}

@@ -1,0 +1,192 @@
+"""Measurements -> one table of absolute figures and ratios, as Markdown. Needs nothing but Python.
+
+A ratio is taken between two processes of the same round, one right after the other, and the median of the rounds
+is quoted with the smallest and the largest: speeds of one machine differ more from hour to hour than within one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from plan import OURS
+
+Row = Mapping[str, Any]
+"""One measurement: section, shape, tool, round, and figures or the reason why there are none."""
+
+SHOWN_PACKAGES = ("torch", "transformers", "peft", "trl", "lm_eval", "accelerate", "tokenizers", "numpy")
+"""Those that matter stand first."""
+BUSY = 0.2
+"""Cores kept busy by other processes from which on a measurement is called disturbed."""
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The whole report."""
+    rows = results["measurements"]
+    parts = [_head(results)]
+    for section, shape in dict.fromkeys((row["section"], row["shape"]) for row in rows):
+        own = [row for row in rows if (row["section"], row["shape"]) == (section, shape)]
+        if section == "study":
+            parts.append(_study(own, results))
+        else:
+            parts.append(_section(section, shape, own, results))
+    parts.append(_disturbed(rows))
+    parts.append(_versions(results["environments"]))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table: the first column to the left, the others to the right."""
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *lines))
+
+
+def ratios(rows: Sequence[Row], tool: str, figure: str) -> list[float]:
+    """`figure` of a tool over that of handful, per round in which both have it."""
+    ours = {row["round"]: row[figure] for row in rows if row["tool"] == OURS and figure in row}
+    theirs = {row["round"]: row[figure] for row in rows if row["tool"] == tool and figure in row}
+    return [theirs[number] / ours[number] for number in sorted(ours.keys() & theirs.keys())]
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Median, smallest and largest: "2.0x (1.8 to 2.1)"."""
+    if not values:
+        return "-"
+    around = f" ({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else ""
+    return f"{median(values):.{digits}f}x{around}"
+
+
+def _head(results: Mapping[str, Any]) -> str:
+    machine = results["machine"]
+    return "\n".join(
+        [
+            f"{results['date']}, {machine['cpu']}, {results['threads']} threads of {machine['cores']} cores, "
+            f"{machine['memory_gb']:.0f} GB, {machine['system']}, commit {results['commit']}.",
+            "",
+            f"    {results['command']}",
+        ]
+    )
+
+
+def _section(section: str, shape: str, rows: Sequence[Row], results: Mapping[str, Any]) -> str:
+    job = results["jobs"][f"{section} {shape}"]
+    verb = {"train": "Training", "score": "Scoring"}[section]
+    about = (
+        f"### {verb}, {shape.upper()} shape\n\n{job['reviews']} reviews of {job['mean_tokens']:.0f} tokens on average, "
+        f"{job['shared_tokens']} of them shared; {job['rounds']} rounds. Seconds count from texts to "
+        f"{'a trained adapter' if section == 'train' else 'scores'}, tokenising included, without imports and loading."
+    )
+    lines = [_line(tool, rows) for tool in dict.fromkeys(row["tool"] for row in rows if "gemm" not in row)]
+    header = ("", "reviews/s", "tokens/s", "seconds", "peak memory", "time against handful", "memory against handful")
+    parts = [about, table(header, lines), _share(section, shape, rows, job), _agreement(section, rows)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _line(tool: str, rows: Sequence[Row]) -> tuple[str, ...]:
+    own = [row for row in rows if row["tool"] == tool]
+    good = [row for row in own if "seconds" in row]
+    if not good:
+        return (tool, f"failed: {own[-1]['reason']}", "-", "-", "-", "-", "-")
+    seconds = median(row["seconds"] for row in good)
+    is_ours = tool == OURS
+    name = f"**{tool}**" if is_ours else tool
+    if len(good) < len(own):
+        name += f" (failed in {len(own) - len(good)} of {len(own)} rounds)"
+    return (
+        name,
+        f"{good[0]['reviews'] / seconds:.2f}",
+        f"{good[0]['tokens'] / seconds:,.0f}",
+        f"{seconds:.2f}",
+        f"{median(row['peak_bytes'] for row in good) / 1e9:.2f} GB",
+        "-" if is_ours else spread(ratios(rows, tool, "seconds")),
+        "-" if is_ours else spread(ratios(rows, tool, "peak_bytes")),
+    )
+
+
+def _share(section: str, shape: str, rows: Sequence[Row], job: Mapping[str, Any]) -> str:
+    """What handful makes of the rate at which this machine multiplied matrices in the same rounds."""
+    rates = {row["round"]: row["gemm"] for row in rows if "gemm" in row}
+    seconds = {row["round"]: row["seconds"] for row in rows if row["tool"] == OURS and "seconds" in row}
+    rounds = sorted(rates.keys() & seconds.keys())
+    if not rounds:
+        return ""
+    shares = [100 * job["flops"] / seconds[number] / rates[number]["best"] for number in rounds]
+    names = {number: max(rates[number]["rates"], key=rates[number]["rates"].__getitem__) for number in rounds}
+    best = " or ".join(dict.fromkeys(names.values()))
+    return (
+        f"handful did the {job['flops'] / 1e9:,.0f} GFLOP that this job needs (benchmarks/flops.py) at "
+        f"**{median(shares):.0f} %** ({min(shares):.0f} to {max(shares):.0f}) of the fp32 matrix-product rate of the "
+        f"same round, {median(rates[number]['best'] for number in rounds) / 1e9:.0f} GFLOP/s ({best})."
+    )
+
+
+def _agreement(section: str, rows: Sequence[Row]) -> str:
+    """That all tools did the same: tokens and, where there are any, scores."""
+    tokens = {row["tokens"] for row in rows if "tokens" in row}
+    same = "All tools read the same tokens." if len(tokens) == 1 else f"TOKENS DIFFER between tools: {sorted(tokens)}."
+    if section == "train":
+        losses = {row["tool"]: row["loss"] for row in rows if "loss" in row}
+        return same + " Mean training loss: " + ", ".join(f"{tool} {loss:.3f}" for tool, loss in losses.items()) + "."
+    errors = {row["tool"]: row["largest_difference"] for row in rows if "largest_difference" in row}
+    told = ", ".join(f"{tool} {error:.0e}" for tool, error in errors.items())
+    return f"{same} Largest difference to handful's log-odds of the two answers: {told}." if told else same
+
+
+def _study(rows: Sequence[Row], results: Mapping[str, Any]) -> str:
+    job = results["jobs"]["study 15m"]
+    ours = [row for row in rows if row["tool"] == OURS]
+    cells = [row for row in rows if row["tool"] != OURS]
+    failed = [row for row in rows if row.get("reason")]
+    lines = []
+    for size in job["sizes"]:
+        mine = [seconds for row in ours for seconds in row.get("cells", {}).get(str(size), [])]
+        theirs = [row["wall_seconds"] for row in cells if row["num_labels"] == size and not row.get("reason")]
+        lines.append((str(size), _mean(mine), _mean(theirs)))
+    total = sum(row["wall_seconds"] for row in cells)
+    own = sum(row["wall_seconds"] for row in ours)
+    lines.append((f"**all {len(cells)} cells, whole processes**", f"{own:.0f}", f"{total:.0f}"))
+    ratio = ""
+    if own and not failed:
+        ratio = f"The {len(cells)} cells took the scripts **{total / own:.1f} times** as long."
+    broken = "".join(f"\n\nFAILED: {row['tool']}: {row['reason']}" for row in failed)
+    return (
+        f"### A study, 15M shape\n\n{len(cells)} LoRA cells: dropouts {_list(job['dropouts'])}, N = "
+        f"{_list(job['sizes'])}, one epoch, {job['test']} test reviews. One `handful study` (which also holds out and "
+        "scores a fifth of the labels above 50) against as many Trainer scripts (start, load, tokenise, train on the "
+        "same texts in random order, score by the careful forward pass). Half of the scripts ran before the study, "
+        f"half after it, once each.\n\n{table(('N', 'handful, seconds a cell', 'script, seconds a cell'), lines)}\n\n"
+        f"{ratio} Peak memory: handful {_peak(ours)}, scripts {_peak(cells)}.{broken}"
+    )
+
+
+def _peak(rows: Sequence[Row]) -> str:
+    return f"{max((row['peak_bytes'] for row in rows), default=0) / 1e9:.2f} GB"
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{sum(values) / len(values):.1f}" if values else "-"
+
+
+def _list(values: Iterable[Any]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _disturbed(rows: Sequence[Row]) -> str:
+    busy = [row for row in rows if row.get("others", 0.0) > BUSY]
+    if not busy:
+        return ""
+    worst = max(busy, key=lambda row: row["others"])
+    return (
+        f"DISTURBED: during {len(busy)} of {len(rows)} measurements other processes kept more than {BUSY} cores busy, "
+        f"at most {worst['others']:.1f} ({worst['tool']}, round {worst['round']})."
+    )
+
+
+def _versions(environments: Mapping[str, Mapping[str, str]]) -> str:
+    lines = []
+    for environment, packages in environments.items():
+        rest = [name for name in packages if name not in SHOWN_PACKAGES]
+        ordered = [name for name in SHOWN_PACKAGES if name in packages] + rest
+        lines.append(f"- {environment}: " + ", ".join(f"{name} {packages[name]}" for name in ordered))
+    return "Versions:\n\n" + "\n".join(lines)

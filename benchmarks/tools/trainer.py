@@ -1,0 +1,89 @@
+"""transformers Trainer with peft's LoRA, the way its users write it: prompts masked out of the labels.
+
+--score adds what a script for one cell of a study does next, in its kindest form: the careful forward pass.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+from protocol import Job, Stopwatch, load, parser, read_job, write_result
+
+
+def tokenize(job: Job, tokenizer: Any) -> Any:
+    """A data set with input ids, and as labels the answer's tokens alone."""
+    from datasets import Dataset
+
+    def both(entry: dict[str, Any]) -> dict[str, Any]:
+        prompt = tokenizer(entry["prompt"])["input_ids"]
+        answer = tokenizer(entry["answer"], add_special_tokens=False)["input_ids"]
+        return {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer, "length": len(prompt + answer)}
+
+    rows = [{"prompt": entry["prompt"], "answer": entry["answer"]} for entry in job["train"]]
+    return Dataset.from_list(rows).map(both, remove_columns=["prompt", "answer"])
+
+
+def train(job: Job, model: Any, tokenizer: Any, order: str, micro: int, output: str) -> tuple[Any, Any, float]:
+    """(trained model, data set, mean loss). order: Trainer's sampling strategy. micro: rows in one forward pass."""
+    import peft
+    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+
+    data = tokenize(job, tokenizer)
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=job["rank"], lora_alpha=job["alpha"], lora_dropout=job["dropout"],
+        target_modules=job["targets"],
+    )  # fmt: skip
+    adapted = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
+    arguments = TrainingArguments(
+        output_dir=output,
+        num_train_epochs=job["epochs"],
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=job["batch_size"] // micro,
+        learning_rate=job["learning_rate"],
+        train_sampling_strategy=order,
+        seed=job["seed"],
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    collator = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100)
+    trainer = Trainer(model=adapted, args=arguments, train_dataset=data, data_collator=collator)
+    loss = trainer.train().training_loss
+    return adapted, data, loss
+
+
+def prompts_of(data: Any) -> list[list[int]]:
+    """The prompts' token ids, without their answers."""
+    return [
+        [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label == -100] for row in data
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Does one job."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--order", choices=("random", "group_by_length"), default="random")
+    arguments.add_argument("--micro", type=int, help="rows in one forward pass; else the batch size")
+    arguments.add_argument("--score", action="store_true", help="score the job's test reviews afterwards")
+    args = arguments.parse_args(argv)
+    job = read_job(args.job)
+    model, tokenizer = load(job)
+    micro = args.micro or job["batch_size"]
+    with tempfile.TemporaryDirectory() as output, Stopwatch() as clock:
+        adapted, data, loss = train(job, model, tokenizer, args.order, micro, output)
+    details: dict[str, Any] = {"loss": loss}
+    if args.score:
+        from forward import score
+
+        with Stopwatch() as scoring:
+            adapted.eval()
+            details["margins"] = score(job, adapted.get_base_model(), tokenizer, job["batch_size"])[1]
+        details["score_seconds"] = scoring.seconds
+    write_result(args.result, clock.seconds, prompts_of(data), **details)
+
+
+if __name__ == "__main__":
+    main()

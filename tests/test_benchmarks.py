@@ -1,0 +1,295 @@
+"""benchmarks/ at toy size: what is counted, what is written, and that tools which do the same job agree.
+
+Only what runs in this environment; nothing here is timed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from toys import make_toy_model, toy_tokenizer
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+REVIEWS = [
+    ("the film was a very good film, it was great", "positive"),
+    ("it was terrible", "negative"),
+    ("not good", "negative"),
+    ("great, very good " * 20, "positive"),
+    ("a film", "positive"),
+    ("the plot was not good, it was not great", "negative"),
+] * 4
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "tools"))
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A toy base whose answers are one token each, as those of the benchmarks are."""
+    folder = make_toy_model(tmp_path / "model", "llama")
+    toy_tokenizer([text for review in REVIEWS for text in review]).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def job(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    import jobs
+
+    monkeypatch.setattr(jobs, "imdb", lambda side: [*REVIEWS])
+    monkeypatch.setattr(jobs, "model_folder", lambda cache, shape: model)
+    monkeypatch.setattr(jobs, "SAMPLED", 12)
+    return jobs.make_job(tmp_path, "15m", 8, 6)
+
+
+def done(tool: Any, job: Path, *options: str) -> dict[str, Any]:
+    """What a tool writes, run in this process."""
+    result = job.with_name("result.json")
+    tool.main([str(job), str(result), *options])
+    return json.loads(result.read_text())
+
+
+# -- FLOPs ---------------------------------------------------------------------------------------------
+
+
+def toy_shape(layers: int) -> Any:
+    from jobs import Shape
+
+    return Shape(layers=layers, width=4, heads=2, kv_heads=1, mlp=6, vocabulary=10)
+
+
+def test_scoring_flops_are_those_counted_by_hand() -> None:
+    """Two prompts of 3 and 5 tokens, 2 of them shared: 6 tokens run, 2 rows answer."""
+    import flops
+
+    keys_values = 2 * 6 * 4 * (2 + 2)
+    rest_of_a_token = 2 * (4 * 4 + 4 * 4 + 3 * 4 * 6)
+    # shared tokens see 1 and 2; the first text's own token sees 3; the second's see 3, 4 and 5
+    whole = keys_values + 6 * rest_of_a_token + 4 * 4 * (1 + 2 + 3 + 3 + 4 + 5)
+    last = keys_values + 2 * rest_of_a_token + 4 * 4 * (3 + 5)
+    head = 2 * 2 * 4 * 10
+    assert flops.scoring_flops(toy_shape(2), [3, 5], shared=2) == whole + last + head
+
+
+def test_training_flops_are_those_counted_by_hand() -> None:
+    """The same texts in one step of two layers, with LoRA of rank 1 on queries (4 to 4) and values (4 to 2)."""
+    import flops
+
+    keys_values, query, output, mlp = 2 * 6 * 4 * 4, 2 * 4 * 4, 2 * 4 * 4, 2 * 3 * 4 * 6
+    first = {"attention": 4 * 4 * 18, "adapters": 6 * 2 * (4 + 4) + 6 * 2 * (4 + 2)}
+    last = {"attention": 4 * 4 * 8, "adapters": 2 * 2 * (4 + 4) + 6 * 2 * (4 + 2)}
+    forward = 2 * keys_values + (6 + 2) * (query + output + mlp) + sum(first.values()) + sum(last.values())
+    # below the first layer's queries, keys and values nothing is trained: no gradient to its input, nor to its keys
+    backward_first = 6 * (output + mlp) + 1.5 * first["attention"] + 1.5 * first["adapters"]
+    backward_last = keys_values + 2 * (query + output + mlp) + 2 * last["attention"] + 2 * last["adapters"]
+    head = 2 * (2 * 2 * 4 * 10)
+    expected = forward + backward_first + backward_last + head
+    assert flops.training_flops(toy_shape(2), [3, 5], shared=2, batch_size=8, rank=1) == expected
+
+
+def test_shared_tokens_count_once_per_pack() -> None:
+    import flops
+
+    packs = flops.scoring_packs([1000] * 9, shared=100)
+    assert [pack.tokens for pack in packs] == [100 + 4 * 900, 100 + 4 * 900, 100 + 900]
+
+
+# -- tools ---------------------------------------------------------------------------------------------
+
+
+def test_tools_that_score_agree(job: Path) -> None:
+    import forward
+    import generate
+    import ours
+
+    written = json.loads(job.read_text())
+    assert written["answer_tokens"] == [1, 1]
+    expected = sum(entry["tokens"] for entry in written["test"])
+    mine = done(ours, job, "--work", "score")
+    assert mine["reviews"] == 6
+    for options in ([], ["--no-mask", "--batch", "4"]):
+        theirs = done(forward, job, *options)
+        assert theirs["tokens"] == mine["tokens"] == expected
+        assert theirs["margins"] == pytest.approx(mine["margins"], rel=1e-3, abs=1e-3)
+    generated = done(generate, job, "--sorted")
+    assert generated["tokens"] == expected
+    assert len(generated["labels"]) == 6
+
+
+def test_tools_that_train_read_the_same_tokens(job: Path) -> None:
+    pytest.importorskip("accelerate")
+    import ours
+    import trainer
+
+    mine = done(ours, job, "--work", "train")
+    theirs = done(trainer, job, "--order", "group_by_length", "--score")
+    expected = sum(entry["tokens"] for entry in json.loads(job.read_text())["train"])
+    assert mine["tokens"] == theirs["tokens"] == expected
+    # one step of eight reviews from an adapter that does nothing yet: the loss of the base, whatever the order
+    assert theirs["loss"] == pytest.approx(mine["loss"], rel=1e-3)
+    assert len(theirs["margins"]) == 6
+
+
+def test_matrix_products_have_a_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gemm
+
+    monkeypatch.setattr(gemm, "SECONDS", 0.0)
+    monkeypatch.setattr(gemm, "shapes", lambda width, mlp: {"small": (8, width, mlp)})
+    gemm.main([str(tmp_path / "rates.json"), "--width", "4", "--mlp", "6"])
+    told = json.loads((tmp_path / "rates.json").read_text())
+    assert told["best"] == told["rates"]["small"] > 0
+
+
+# -- jobs ----------------------------------------------------------------------------------------------
+
+
+def test_reviews_are_shortened_before_anybody_sees_them(model: Path) -> None:
+    import jobs
+
+    cutter = jobs.Cutter(model)
+    entry = cutter.entry("very good " * 2000, "positive")
+    assert entry is not None
+    assert entry["tokens"] < jobs.MAX_TOKENS
+    assert entry["text"] in entry["prompt"]
+    assert cutter.entry(entry["text"], "positive") == entry
+
+
+def test_every_cell_of_the_study_has_the_texts_that_handful_draws(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import jobs
+    from handful.data import draw_split, load_dataset
+    from handful.identity import derive_seed
+    from handful.spec import read_study
+    from handful.study import plan_study
+
+    def distinct(side: str) -> list[tuple[str, str]]:
+        return [(f"{side} {n} {text}", label) for n, (text, label) in enumerate(REVIEWS)]
+
+    monkeypatch.setattr(jobs, "imdb", distinct)
+    folder = jobs.make_study(tmp_path, "15m", [4, 6], 5)
+    planned = plan_study(read_study(str(folder / "study.toml")))
+    assert len(planned.distinct) == 6
+    for spec in planned.distinct:
+        split = draw_split(load_dataset(spec.data), spec.num_labels, derive_seed(spec.seed, "sample"))
+        cell = json.loads((folder / f"cell-{spec.num_labels}-{spec.method.dropout}.json").read_text())
+        assert {entry["text"] for entry in cell["train"]} == {example.fields["text"] for example in split.train}
+        assert {entry["text"] for entry in cell["test"]} == {example.fields["text"] for example in split.test}
+        assert cell["dropout"] == spec.method.dropout
+
+
+# -- measuring and the table ---------------------------------------------------------------------------
+
+
+def test_a_tool_is_a_process_of_its_own() -> None:
+    from measure import run
+
+    program = "import sys; block = bytearray(200_000_000); open(sys.argv[1], 'w').write('{\"seconds\": 1.5}')"
+    measured = run([sys.executable, "-c", program, "{result}"], {}, threads=1, limit=60)
+    assert measured.result == {"seconds": 1.5}
+    assert measured.peak_bytes > 0.2e9
+    assert measured.reason == ""
+
+
+@pytest.mark.parametrize(
+    ("program", "limit", "reason"),
+    [("raise SystemExit('no such model')", 60, "no such model"), ("while True: pass", 0.2, "took too long")],
+)
+def test_a_failed_tool_says_why(program: str, limit: float, reason: str) -> None:
+    from measure import run
+
+    measured = run([sys.executable, "-c", program, "{result}"], {}, threads=1, limit=limit)
+    assert measured.reason == reason
+    assert not measured.result
+
+
+def row(tool: str, number: int, seconds: float, **more: Any) -> dict[str, Any]:
+    return {
+        "section": "train", "shape": "15m", "tool": tool, "round": number, "seconds": seconds, "reviews": 8,
+        "tokens": 800, "peak_bytes": 2e9, "wall_seconds": seconds, "others": 0.0, "loss": 1.0, **more,
+    }  # fmt: skip
+
+
+def results(measurements: list[dict[str, Any]]) -> dict[str, Any]:
+    about = {"reviews": 8, "mean_tokens": 100.0, "shared_tokens": 10, "rounds": 3, "flops": 1e9}
+    return {
+        "date": "today", "command": "bench", "commit": "0", "threads": 2,
+        "machine": {"cpu": "a", "cores": 2, "memory_gb": 1.0, "system": "b"},
+        "environments": {"handful": {"numpy": "2", "torch": "1"}}, "jobs": {"train 15m": about},
+        "measurements": measurements,
+    }  # fmt: skip
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    """The machine was twice as slow in the second round, and the peer failed in the third."""
+    import report
+
+    rows = [row("handful", n, seconds) for n, seconds in ((1, 1.0), (2, 2.0), (3, 1.0))]
+    rows += [row("peer", 1, 3.0), row("peer", 2, 6.0)]
+    assert report.ratios(rows, "peer", "seconds") == [3.0, 3.0]
+    assert report.spread([3.0, 4.0, 3.5]) == "3.5x (3.0 to 4.0)"
+
+
+def test_the_table_hides_nothing() -> None:
+    import report
+
+    failed = {**row("broken", 1, 1.0), "reason": "killed"}
+    failed = {key: value for key, value in failed.items() if key not in ("seconds", "tokens", "loss")}
+    rates = {"best": 4e9, "rates": {"square": 4e9}}
+    rows = [
+        {**failed, "tool": "matrix products", "gemm": rates, "reason": ""},
+        row("handful", 1, 0.5), row("peer", 1, 1.0, others=0.9), failed,
+    ]  # fmt: skip
+    text = report.markdown(results(rows))
+    assert "| peer | 8.00 | 800 | 1.00 | 2.00 GB | 2.0x | 1.0x |" in text
+    assert "| broken | failed: killed |" in text
+    assert "**50 %**" in text
+    assert "DISTURBED: during 1 of 4" in text
+    assert "torch 1, numpy 2" in text
+    assert "TOKENS DIFFER" in report.markdown(results([row("handful", 1, 1.0), row("peer", 1, 1.0, tokens=7)]))
+
+
+def test_a_study_is_told_by_cell_and_as_a_whole() -> None:
+    import report
+
+    common = {"section": "study", "shape": "15m", "round": 1, "peak_bytes": 1e9, "others": 0.0}
+    rows = [
+        {**common, "tool": "script", "num_labels": 50, "wall_seconds": 30.0},
+        {**common, "tool": "handful", "cells": {"50": [2.0, 4.0]}, "wall_seconds": 10.0},
+        {**common, "tool": "script", "num_labels": 50, "wall_seconds": 50.0},
+    ]
+    told = results(rows) | {"jobs": {"study 15m": {"sizes": [50], "dropouts": [0.0, 0.1], "test": 5}}}
+    text = report.markdown(told)
+    assert "| 50 | 3.0 | 40.0 |" in text
+    assert "**8.0 times**" in text
+
+
+def test_the_command_line_fills_what_is_left_open() -> None:
+    import bench
+
+    quick = bench.parse_arguments(["--quick"])
+    assert (quick.sections, quick.shapes, quick.rounds) == (["train", "score"], ["15m"], 3)
+    assert bench.parse_arguments([]).sections == ["train", "score", "study"]
+
+
+def test_the_driver_puts_figures_into_rows() -> None:
+    import bench
+
+    measured = SimpleNamespace(wall_seconds=2.0, peak_bytes=5, others=0.0, reason="", result={"seconds": 1.0, "x": 1})
+    assert bench._figures(measured) == {"wall_seconds": 2.0, "peak_bytes": 5, "others": 0.0, "seconds": 1.0}
+
+
+@pytest.mark.parametrize("path", sorted((BENCHMARKS / "peers").glob("*.txt")), ids=lambda path: path.stem)
+def test_peers_are_pinned(path: Path) -> None:
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
+    assert {"torch", "transformers", "peft"} <= {line.split("==")[0] for line in lines}

@@ -505,7 +505,7 @@ class StopRequest:
 
 
 def train(
-    args: argparse.Namespace, model: torch.nn.Module, tokens: Tokens, stop: StopRequest, base_digest: str
+    args: argparse.Namespace, model: torch.nn.Module, tokens: Tokens, stop: StopRequest, base_digest: str = ""
 ) -> tuple[Progress, bool]:
     """Train to the end of the epochs or of the time; returns progress and whether the end was reached.
 

@@ -63,6 +63,8 @@ def fitting_budget(base: Base) -> int:
     room = SHARE * available_bytes(base.device)
     while budget > SMALLEST_BUDGET and budget * bytes_per_token(base) > room:
         budget //= 2
+    if budget < LARGEST_BUDGET[base.device.type]:
+        give_back_freed_memory()
     return budget
 
 
@@ -70,10 +72,14 @@ def saves_memory(base: Base, batch: Batch) -> bool:
     """Whether a batch's activations are to be computed again on the way back: only where it is one text, longer
     than the budget, that alone would not fit otherwise.
     """
-    if len(batch.items) > 1 or batch.num_tokens <= base.token_budget:
-        return base.recomputes and len(batch.items) == 1
-    wanted = batch.num_tokens * bytes_per_token(base)
-    return base.recomputes or wanted > 2 * SHARE * available_bytes(base.device)
+    if len(batch.items) > 1:
+        return False
+    if not base.recomputes and batch.num_tokens > base.token_budget:
+        wanted = batch.num_tokens * bytes_per_token(base)
+        if wanted > 2 * SHARE * available_bytes(base.device):
+            base.recomputes = True
+            give_back_freed_memory()
+    return base.recomputes
 
 
 @contextmanager

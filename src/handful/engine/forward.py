@@ -262,7 +262,7 @@ def _our_layers(base: Base, call: Call) -> Iterator[None]:
     def runner(layer: Any, number: int) -> Any:
         def forward(hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], **_: Any) -> Tensor:
             cos, sin = position_embeddings
-            return run_layer(layer, number, config, hidden_states[0], cos[0], sin[0], call).unsqueeze(0)
+            return run_layer(layer, number, config, hidden_states[0], cos, sin, call).unsqueeze(0)
 
         return forward
 

@@ -162,7 +162,7 @@ def _positioned(x: Tensor, head_dim: int, norm: Any, plus_one: bool, cos: Tensor
 def _is_frozen(module: Any, call: Call) -> bool:
     """A plain linear map that gets no gradient itself, or one with a known addition."""
     linear = call.graft.added[module].frozen if module in call.graft.added else module
-    return type(linear) is nn.Linear and not linear.weight.requires_grad
+    return type(linear) is nn.Linear and not any(tensor.requires_grad for tensor in linear.parameters())
 
 
 def _project(x: Tensor, norm: Norm | None, modules: Sequence[Any], call: Call) -> tuple[Tensor, ...]:

@@ -1,12 +1,14 @@
 """What the engine owes: its numbers are those of plain transformers and plain peft, gradients included.
 
-Weights are drawn with initializer_range 0.5 (toys.py): scores within 1e-5 of the largest absolute logit's scale,
-gradients within 1e-4 relative. The references are in reference.py.
+Weights are drawn with initializer_range 0.5 (toys.py). Scores agree within 1e-5 of the largest one, whole rows of
+logits within 1e-5 of the largest logit, gradients within 1e-4 of the largest of their tensor. The references are in
+reference.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from handful import progress
 from handful.engine import attention, forward, kernels
 from handful.engine.base import Base, PathCheck
 from handful.engine.check import check_path
@@ -26,14 +29,31 @@ from handful.engine.packing import Item
 from handful.engine.scoring import batch_scores, label_scores, normalise
 from handful.examples import EncodedExample
 from handful.methods import METHODS
+from handful.run import RunSettings, run
+from handful.spec import read_study
+from handful.study import plan_study
 from reference import answer_score, eager, path_rows
 from test_engine import ANSWERS, draw_examples, one_by_one, relative
 from test_methods import TASK, TEST, TRAIN, TRAINING, fingerprint, make, peft_scores, same
-from toys import FAST, toy_base, toy_model
+from toys import FAST, PLAIN, make_toy_model, toy_base, toy_model
 
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LENGTHS = (9, 1, 20, 31, 3)
 PLAIN_PATH = PathCheck(False, "plain path, because the test asks for it")
+
+
+def fast_base(kind: str, **changes: Any) -> Base:
+    """A toy on the fast path, whose probe gave all logits of `eager` attention."""
+    base = toy_base(kind, **changes)
+    assert base.path.fast, base.path.why
+    assert base.path.largest_error is not None and base.path.largest_error < 1e-5
+    return base
+
+
+def frozen_base(kind: str, **changes: Any) -> Base:
+    base = fast_base(kind, **changes)
+    base.model.requires_grad_(False)
+    return base
 
 
 def as_items(examples: Sequence[EncodedExample]) -> list[Item]:
@@ -125,12 +145,6 @@ def edit_graft(first: int, last: int, virtual: int = 0) -> tuple[Graft, list[Ten
     return graft, tensors
 
 
-def frozen_base(kind: str, **changes: Any) -> Base:
-    base = toy_base(kind, **changes)
-    base.model.requires_grad_(False)
-    return base
-
-
 @pytest.mark.parametrize("kind", FAST)
 @pytest.mark.parametrize(("first", "last"), [(3, 4), (0, 2), (14, 0)])
 def test_edits_are_hooks_on_plain_layers(kind: str, first: int, last: int) -> None:
@@ -159,13 +173,14 @@ def test_edits_of_prompts_shorter_than_what_is_edited(is_fast: bool, virtual: in
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma2"])
-def test_edits_on_the_plain_path_and_with_virtual_tokens(kind: str) -> None:
+def test_edits_on_both_paths_and_with_virtual_tokens(kind: str) -> None:
     graft, tensors = edit_graft(2, 3, virtual=5)
     items = as_items(draw_examples(LENGTHS))
     expected = plain(eager(toy_model(kind).requires_grad_(False)), items, graft, tensors)
-    base = frozen_base(kind)
-    if base.path.fast:
-        assert_same(ours(base, items, graft, tensors), expected)
+    base = toy_base(kind)
+    base.model.requires_grad_(False)
+    assert base.path.fast == (kind in FAST)
+    assert_same(ours(base, items, graft, tensors), expected)
     base.path = PLAIN_PATH
     assert_same(ours(base, items, graft, tensors), expected)
 
@@ -183,7 +198,7 @@ def test_answers_are_never_edited() -> None:
     base = frozen_base("llama")
     assert_same(ours(base, items, graft, []), plain(eager(toy_model("llama")), items, graft, []))
     # The two first rows once in the shared root, then three last ones of each text; in the cut layer one of each.
-    assert seen[:6] == [2, 6, 2, 6, 2, 1] or seen[:5] == [2, 6, 2, 6, 2]
+    assert seen[:5] == [2, 6, 2, 6, 2]
 
 
 # --- activation checkpointing -----------------------------------------------------------------------------
@@ -199,7 +214,7 @@ def wide(tensors: Sequence[Tensor], seed: int = 5) -> None:
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3"])
 def test_checkpointing_changes_memory_and_nothing_else(kind: str) -> None:
-    base = toy_base(kind)
+    base = fast_base(kind)
     items = as_items(draw_examples([9, 20, 14]))
     with make("lora", dropout=0.5, targets=ALL_LINEAR).attach(base, TASK, seed=1) as tuned:
         graft = tuned._graft
@@ -226,6 +241,7 @@ def test_checkpointing_changes_memory_and_nothing_else(kind: str) -> None:
         graft.train(False)
     assert np.array_equal(results[0][0], results[1][0])
     assert all(torch.equal(one, two) for one, two in zip(results[0][1], results[1][1], strict=True))
+    assert kept_bytes[1] < kept_bytes[0] / 3
 
 
 # --- LoRA, prompt tuning and full against plain peft and transformers ---------------------------------------
@@ -242,7 +258,7 @@ def peft_twin(kind: str, config: Any) -> Any:
 @pytest.mark.parametrize("num_shared", [None, 0])
 def test_lora_on_every_matrix_is_plain_peft(kind: str, num_shared: int | None) -> None:
     """With it on q, k, v, o and the MLP the last layer's cut touches every kind of map."""
-    base = toy_base(kind)
+    base = fast_base(kind)
     items = as_items(draw_examples(LENGTHS))
     with make("lora", dropout=0.0, targets=ALL_LINEAR).attach(base, TASK, seed=1) as tuned:
         tensors = list(tuned._graft.parameters[0].tensors)
@@ -258,7 +274,7 @@ def test_lora_on_every_matrix_is_plain_peft(kind: str, num_shared: int | None) -
 
 
 def test_lora_with_edits_and_virtual_tokens_and_the_last_layer_cut() -> None:
-    base = toy_base("llama")
+    base = fast_base("llama")
     items = as_items(draw_examples(LENGTHS))
     edits, more = edit_graft(2, 2, virtual=3)
     with make("lora", dropout=0.0, targets=["q_proj", "v_proj", "o_proj", "down_proj"]).attach(
@@ -280,7 +296,7 @@ def test_lora_with_edits_and_virtual_tokens_and_the_last_layer_cut() -> None:
 @pytest.mark.parametrize("kind", FAST)
 @pytest.mark.parametrize("num_shared", [None, 0])
 def test_prompt_tuning_is_plain_peft(kind: str, num_shared: int | None) -> None:
-    base = toy_base(kind)
+    base = fast_base(kind)
     items = as_items(draw_examples(LENGTHS))
     with make("prompt_tuning", num_virtual_tokens=7).attach(base, TASK, seed=1) as tuned:
         tensors = list(tuned._graft.parameters[0].tensors)
@@ -307,7 +323,7 @@ def test_prompt_tuning_is_plain_peft(kind: str, num_shared: int | None) -> None:
 @pytest.mark.parametrize("num_shared", [None, 0])
 @pytest.mark.parametrize("tied", [False, True])
 def test_full_is_plain_transformers(kind: str, num_shared: int | None, tied: bool) -> None:
-    base = toy_base(kind, tie_word_embeddings=tied)
+    base = fast_base(kind, tie_word_embeddings=tied)
     items = as_items(draw_examples(LENGTHS))
     with make("full").attach(base, TASK, seed=1) as tuned:
         names = [name for name, _ in base.model.named_parameters()]
@@ -315,6 +331,21 @@ def test_full_is_plain_transformers(kind: str, num_shared: int | None, tied: boo
     twin = eager(toy_model(kind, tie_word_embeddings=tied))
     assert [name for name, _ in twin.named_parameters()] == names
     assert_same(found, plain(twin, items, None, list(twin.parameters())))
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "gemma3"])
+@pytest.mark.parametrize("part", ["bias", "layernorm", "o_proj.weight", "up_proj.weight", "layers.1"])
+def test_any_part_of_the_base_can_be_trained_alone(kind: str, part: str) -> None:
+    """Nothing that wants a gradient is taken for frozen."""
+    base, twin = fast_base(kind, attention_bias=True), eager(toy_model(kind, attention_bias=True))
+    items = as_items(draw_examples([9, 1, 20]))
+    chosen = []
+    for model in (base.model, twin):
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(part in name)
+        chosen.append([parameter for parameter in model.parameters() if parameter.requires_grad])
+    assert chosen[0]
+    assert_same(ours(base, items, Graft(), chosen[0]), plain(twin, items, None, chosen[1]))
 
 
 # --- dropout ------------------------------------------------------------------------------------------------
@@ -337,7 +368,7 @@ def test_lora_with_dropout_is_plain_peft_under_the_same_masks(
     kind: str, num_shared: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each text's rows of the masks that a pack drew go into peft's own modules, text by text."""
-    base = toy_base(kind)
+    base = fast_base(kind)
     items = as_items(draw_examples([9, 1, 20]))
     masks: list[Tensor] = []
     draw = kernels._draw_kept
@@ -379,7 +410,9 @@ def test_lora_with_dropout_is_plain_peft_under_the_same_masks(
         for which, answer in enumerate(item.answers):
             rows = path_rows(batch, number, which)
             for (layer, name), mask in of.items():
-                path = [module for key, module in twin.named_modules() if f"layers.{layer}." in key and key.endswith(name)]
+                path = [
+                    module for key, module in twin.named_modules() if f"layers.{layer}." in key and key.endswith(name)
+                ]
                 if len(mask) == len(answer_rows):  # the last layer asks at answer rows only
                     chosen = torch.zeros(len(rows), mask.shape[1])
                     for place, row in enumerate(rows):
@@ -438,9 +471,7 @@ def test_dropout_leaves_the_mean_alone() -> None:
     added = LowRank(torch.randn(4, 40), torch.randn(10, 4), 2.0, drop=0.4)
     with torch.no_grad():
         (exact,) = kernels.norm_linears(x, None, [Map(weight, None, added)], False)
-        draws = torch.stack(
-            [kernels.norm_linears(x, None, [Map(weight, None, added)], True)[0] for _ in range(3000)]
-        )
+        draws = torch.stack([kernels.norm_linears(x, None, [Map(weight, None, added)], True)[0] for _ in range(3000)])
     error = (draws.mean(0) - exact) / (draws.std(0) / 3000**0.5)
     assert float(error.abs().max()) < 5 and 0.7 < float(error.std()) < 1.3
     assert torch.allclose(exact, x @ weight.T + 2.0 * x @ added.down.T @ added.up.T, atol=1e-3)
@@ -502,34 +533,42 @@ def test_both_backward_passes_of_the_norm_are_autograds(dtype: torch.dtype, boun
         assert float((found.double() - expected).abs().max()) < bound * float(expected.abs().max())
 
 
-def bfloat16_base(kind: str) -> tuple[Base, Base]:
+def bfloat16_base(kind: str, **changes: Any) -> tuple[Base, Base]:
     """(the base in bf16, a float32 copy of those very weights)"""
-    low, high = toy_base(kind), toy_base(kind)
+    low, high = toy_base(kind, **changes), toy_base(kind, **changes)
     low.model.to(torch.bfloat16)
     high.model.load_state_dict({name: tensor.float() for name, tensor in low.model.state_dict().items()})
     low.path = check_path(low, torch.bfloat16)
     return low, high
 
 
-@pytest.mark.parametrize("kind", FAST)
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3"])
 def test_bfloat16_weights_score_as_a_float32_copy_within_their_rounding(kind: str) -> None:
-    """No further from the float32 copy than transformers' own bf16 pass, give or take half as much."""
+    """About as far from the float32 copy as transformers' own bf16 pass, whose rounding wide weights make large."""
     low, high = bfloat16_base(kind)
-    assert low.path.fast, low.path.why
-    examples = draw_examples(LENGTHS)
+    low.path = PathCheck(True, "at these weights two bf16 passes may differ by more than the check lets through")
+    examples = draw_examples(range(1, 33, 2))
     expected = one_by_one(eager(high.model), examples)
     found = label_scores(low, examples, Graft(), 4096)
     theirs = one_by_one(eager(low.model), examples)
-    assert np.abs(found - expected).mean() <= 1.5 * np.abs(theirs - expected).mean()
+    assert np.abs(found - expected).mean() <= 1.3 * np.abs(theirs - expected).mean()
+
+
+@pytest.mark.parametrize("kind", FAST)
+def test_bfloat16_weights_of_usual_width_pass_the_check(kind: str) -> None:
+    low, high = bfloat16_base(kind, initializer_range=0.1)
+    assert low.path.fast, low.path.why
+    examples = draw_examples(LENGTHS)
+    assert relative(label_scores(low, examples, Graft(), 4096), label_scores(high, examples, Graft(), 4096)) < 5e-3
 
 
 def test_the_head_multiplies_in_float32_whatever_the_weights_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forward, "HEAD_ROWS", 100)  # 384 rows of the head in four parts
     base, _ = bfloat16_base("llama")
     hidden = torch.randn(5, 32).to(torch.bfloat16)
-    logits = forward._head_logits(base, hidden)
+    logits = forward._head_logits(base, hidden).detach()
     assert logits.dtype == torch.float32
-    exact = hidden.double() @ base.head.weight.double().T
+    exact = (hidden.double() @ base.head.weight.double().T).detach()
     assert float((logits - exact).abs().max()) < 1e-6 * float(exact.abs().max())
 
 
@@ -540,10 +579,35 @@ def test_adapters_on_a_bfloat16_base_are_float32(name: str, tmp_path: Path) -> N
     for saved in (None, tmp_path):
         with make(name, learning_rate=1e-2).attach(base, TASK, seed=1, saved=saved) as tuned:
             assert {t.dtype for group in tuned._graft.parameters for t in group.tensors} == {torch.float32}
-            curve = tuned.fit(TRAIN, [], dataclasses.replace(TRAINING, updates=30), seed=2)
+            curve = tuned.fit(TRAIN, [], dataclasses.replace(TRAINING, epochs=4, updates=None), seed=2)
             tuned.save(tmp_path)
         assert curve.points[-1]["train_loss"] < curve.points[0]["train_loss"]
     assert same(before, fingerprint(base))
+
+
+def test_full_on_a_bfloat16_base_adds_up_updates_below_its_rounding() -> None:
+    """40 updates of 1e-4 on weights above 0.5, whose neighbours in bf16 are 4e-3 away."""
+    low, high = bfloat16_base("llama", initializer_range=0.2)
+    training = dataclasses.replace(TRAINING, updates=40, schedule="constant", warmup=0.0)
+    moved = []
+    for base in (low, high):
+        before = fingerprint(base)
+        start = {name: p.detach().float().clone() for name, p in base.model.named_parameters()}
+        with make("full", learning_rate=1e-4).attach(base, TASK, seed=1) as tuned:
+            tuned.fit(TRAIN, [], training, seed=2)
+            moved.append({name: p.detach().float() - start[name] for name, p in base.model.named_parameters()})
+            assert {p.dtype for p in base.model.parameters()} == {next(base.model.parameters()).dtype}
+        assert same(before, fingerprint(base))
+    name = "model.layers.1.mlp.up_proj.weight"
+    large = start[name].abs() > 0.5
+    weights = start[name][large]
+    assert torch.equal((weights + 1e-4).bfloat16(), weights.bfloat16()), "one update is below the rounding"
+    rounded, exact = moved[0][name][large], moved[1][name][large]
+    far = exact.abs() > 2.5e-3  # more than half of the way to the neighbour, so it must have been reached
+    assert int(far.sum()) > 10
+    assert float((torch.sign(rounded[far]) == torch.sign(exact[far])).float().mean()) > 0.9
+    everything = [torch.cat([part.flatten() for part in one.values()]) for one in moved]
+    assert float(torch.cosine_similarity(everything[0], everything[1], dim=0)) > 0.8
 
 
 # --- lengths, windows -----------------------------------------------------------------------------------------
@@ -567,7 +631,7 @@ def test_lengths_at_the_edges_of_chunks_and_of_what_is_kept() -> None:
 def test_gradients_of_a_text_of_3000_tokens_beside_one_of_1_token() -> None:
     base = frozen_base("llama", num_hidden_layers=2)
     weight = base.model.model.layers[0].self_attn.k_proj.weight.requires_grad_(True)
-    items = as_items(draw_examples([1, 3000, 5], shared=0, answers=((5,), (9,))))
+    items = as_items(draw_examples([1, 3000, 5], shared=0, answers=((5,),)))
     twin = eager(toy_model("llama", num_hidden_layers=2).requires_grad_(False))
     theirs = twin.model.layers[0].self_attn.k_proj.weight.requires_grad_(True)
     assert_same(ours(base, items, Graft(), [weight]), plain(twin, items, None, [theirs]))
@@ -575,7 +639,7 @@ def test_gradients_of_a_text_of_3000_tokens_beside_one_of_1_token() -> None:
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3"])
 def test_no_text_moves_another(kind: str) -> None:
-    base = toy_base(kind)
+    base = fast_base(kind)
     examples = draw_examples([9, 1, 31, 14])
     before = label_scores(base, examples, Graft(), 4096)
     for number, example in enumerate(examples):
@@ -611,7 +675,9 @@ def test_texts_longer_than_the_window_take_the_plain_path(kind: str, changes: di
     graft = Graft(prefix_embeddings=(lambda: prefix) if virtual else None, num_virtual=virtual)
     fits = 32 - virtual - 8 - 4
     items = as_items(draw_examples([3, fits, fits + 1, 60, 1, 100], shared=8))
-    made = list(batches(base, items, virtual, 4096))
+    with progress.recording() as journal:
+        made = list(batches(base, items, virtual, 4096))
+    assert journal.notes == ["texts longer than the sliding window took the plain path"]
     assert sorted(index for batch in made if batch.segments is None for index in batch.items) == [2, 3, 5]
     expected = plain(eager(toy_model(kind, **changes).requires_grad_(False)), items, graft, tensors)
     assert_same(ours(base, items, graft, tensors), expected)
@@ -621,7 +687,7 @@ def test_texts_longer_than_the_window_take_the_plain_path(kind: str, changes: di
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "gemma3"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if make(name).passes() > 1])
 def test_the_base_is_bit_identical_afterwards(name: str, kind: str) -> None:
     base = toy_base(kind, tie_word_embeddings=True)
     before = fingerprint(base)
@@ -631,9 +697,95 @@ def test_the_base_is_bit_identical_afterwards(name: str, kind: str) -> None:
 
 
 def test_saved_lora_on_every_matrix_gives_the_same_scores_in_plain_peft(tmp_path: Path) -> None:
-    base = toy_base("llama")
+    base = fast_base("llama")
     with make("lora", targets=ALL_LINEAR, learning_rate=1e-2).attach(base, TASK, seed=1) as tuned:
         tuned.fit(TRAIN, [], TRAINING, seed=2)
         scores = tuned.predict(TEST)
         tuned.save(tmp_path)
     assert relative(peft_scores(base, tmp_path), normalise(scores)) < 1e-5
+
+
+# --- the plain path: padding --------------------------------------------------------------------------------
+
+
+def cheapest_by_hand(widths: Sequence[int], rows: Sequence[int], budget: int, fixed: int) -> int:
+    """The cost of the best of all ways to cut."""
+    if not widths:
+        return 0
+    costs = []
+    for first in range(len(widths)):
+        tokens = sum(rows[first:]) * widths[-1]
+        if tokens <= budget or first == len(widths) - 1:
+            costs.append(tokens + fixed + cheapest_by_hand(widths[:first], rows[:first], budget, fixed))
+    return min(costs)
+
+
+@pytest.mark.parametrize(("budget", "fixed"), [(10_000, 0), (10_000, 64), (300, 64), (50, 10)])
+def test_batches_are_cut_at_the_least_cost(budget: int, fixed: int) -> None:
+    rng = np.random.default_rng(0)
+    for count in (0, 1, 2, 7, 9):
+        widths = sorted(rng.integers(1, 200, count).tolist())
+        rows = rng.integers(1, 4, count).tolist()
+        cuts = forward.cut_by_width(widths, rows, budget, fixed)
+        assert [index for cut in cuts for index in range(cut.start, cut.stop)] == list(range(count))
+        sizes = [sum(rows[cut]) * widths[cut.stop - 1] for cut in cuts]
+        assert all(size <= budget or cut.stop - cut.start == 1 for size, cut in zip(sizes, cuts, strict=True))
+        assert sum(sizes) + fixed * len(cuts) == cheapest_by_hand(widths, rows, budget, fixed)
+
+
+def test_a_step_of_texts_of_all_lengths_is_hardly_padded() -> None:
+    """Lengths spread as those of reviews: padded together, a step of 16 would run 2.5 times its tokens."""
+    base = toy_base("gpt2")
+    rng = np.random.default_rng(1)
+    together = apart = real = 0
+    for _ in range(20):
+        lengths = np.clip(np.exp(rng.normal(5.4, 0.7, 16)).astype(int), 10, 3000).tolist()
+        items = [Item((5,) * length, ((6,), (7,))) for length in lengths]
+        made = list(batches(base, items, 0, 65536))
+        assert sorted(index for batch in made for index in batch.items) == list(range(16))
+        together, apart, real = (
+            together + 16 * max(lengths),
+            apart + sum(b.num_tokens for b in made),
+            real + sum(lengths),
+        )
+    assert together > 2.2 * real and apart < 1.15 * real
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_the_plain_path_has_the_numbers_of_plain_transformers(kind: str) -> None:
+    base = toy_base(kind)
+    items = as_items(draw_examples([9, 1, 70, 31, 200, 3, 64]))
+    assert len(list(batches(base, items, 0, 4096))) > 1
+    names = [name for name, p in base.model.named_parameters() if p.dim() == 2]
+    twin = eager(toy_model(kind))
+    expected = plain(twin, items, None, [dict(twin.named_parameters())[name] for name in names])
+    for budget in (4096, 128):
+        found = ours(base, items, Graft(), [dict(base.model.named_parameters())[name] for name in names], None, budget)
+        assert_same(found, expected)
+
+
+# --- the record -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "why"),
+    [
+        ("qwen3", "fast", r"fast path, checked: largest error \de-\d\d"),
+        ("gpt2", "plain", "plain path, because the packed way is not proven for 'gpt2' models"),
+    ],
+)
+def test_a_record_says_which_path_and_why(kind: str, path: str, why: str, tmp_path: Path) -> None:
+    lines = ["text,label", *(f"film number {index},{('bad', 'good')[index % 2]}" for index in range(20))]
+    (tmp_path / "texts.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    model = make_toy_model(tmp_path / "toy", kind)
+    study = tmp_path / "study.toml"
+    study.write_text(
+        f"name = 'paths'\n[fixed]\nmodel = {{ checkpoint = '{model}' }}\n"
+        f"data = {{ name = 'table_file', path = '{tmp_path / 'texts.csv'}', test_size = 6 }}\n"
+        "[grid]\nmethod = ['zero_shot']\nnum_labels = [4]\n",
+        encoding="utf-8",
+    )
+    (spec,) = plan_study(read_study(str(study)), "typed").distinct
+    record, _ = run(spec, RunSettings())
+    assert record.engine["path"] == path
+    assert re.fullmatch(why, record.execution["path"])

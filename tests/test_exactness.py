@@ -549,7 +549,7 @@ def test_bfloat16_weights_score_as_a_float32_copy_within_their_rounding(kind: st
     low.path = PathCheck(True, "at these weights two bf16 passes may differ by more than the check lets through")
     examples = draw_examples(range(1, 33, 2))
     expected = one_by_one(eager(high.model), examples)
-    found = label_scores(low, examples, Graft(), 4096)
+    found = label_scores(low, examples, Graft())
     theirs = one_by_one(eager(low.model), examples)
     assert np.abs(found - expected).mean() <= 1.3 * np.abs(theirs - expected).mean()
 
@@ -559,7 +559,7 @@ def test_bfloat16_weights_of_usual_width_pass_the_check(kind: str) -> None:
     low, high = bfloat16_base(kind, initializer_range=0.1)
     assert low.path.fast, low.path.why
     examples = draw_examples(LENGTHS)
-    assert relative(label_scores(low, examples, Graft(), 4096), label_scores(high, examples, Graft(), 4096)) < 5e-3
+    assert relative(label_scores(low, examples, Graft()), label_scores(high, examples, Graft())) < 5e-3
 
 
 def test_the_head_multiplies_in_float32_whatever_the_weights_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -641,11 +641,11 @@ def test_gradients_of_a_text_of_3000_tokens_beside_one_of_1_token() -> None:
 def test_no_text_moves_another(kind: str) -> None:
     base = fast_base(kind)
     examples = draw_examples([9, 1, 31, 14])
-    before = label_scores(base, examples, Graft(), 4096)
+    before = label_scores(base, examples, Graft())
     for number, example in enumerate(examples):
         changed = list(examples)
         changed[number] = dataclasses.replace(example, tokens=(*example.tokens[:-1], 301, 302, 303))
-        difference = np.abs(label_scores(base, changed, Graft(), 4096) - before).max(axis=1)
+        difference = np.abs(label_scores(base, changed, Graft()) - before).max(axis=1)
         assert difference[number] > 1e-3
         assert np.delete(difference, number).max() < 1e-5 * np.abs(before).max()
 

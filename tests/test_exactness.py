@@ -734,7 +734,7 @@ def test_batches_are_cut_at_the_least_cost(budget: int, fixed: int) -> None:
 
 
 def test_a_step_of_texts_of_all_lengths_is_hardly_padded() -> None:
-    """Lengths spread as those of reviews: padded together, a step of 16 would run 2.5 times its tokens."""
+    """Lengths spread as those of reviews: padded together, a step of 16 would run three times its tokens."""
     base = toy_base("gpt2")
     rng = np.random.default_rng(1)
     together = apart = real = 0
@@ -748,7 +748,7 @@ def test_a_step_of_texts_of_all_lengths_is_hardly_padded() -> None:
             apart + sum(b.num_tokens for b in made),
             real + sum(lengths),
         )
-    assert together > 2.2 * real and apart < 1.15 * real
+    assert together > 2.5 * real and apart < 1.15 * real
 
 
 @pytest.mark.parametrize("kind", PLAIN)

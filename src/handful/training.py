@@ -115,6 +115,34 @@ class Curve:
         }
 
 
+class _Masters:
+    """Float32 copies of the tensors that are trained in 16 bits, for the optimizer to step: an update smaller than a
+    weight's rounding is lost on the weight itself (Micikevicius et al. 2018). A float32 tensor is its own master.
+
+    of: each tensor's master.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.of = {
+            tensor: tensor if tensor.dtype == torch.float32 else tensor.detach().float().requires_grad_()
+            for tensor in tensors
+        }
+        self._copies = [(tensor, master) for tensor, master in self.of.items() if master is not tensor]
+
+    def take_gradients(self) -> None:
+        """Moves the gradients of the 16-bit tensors to their masters."""
+        for tensor, master in self._copies:
+            master.grad = None if tensor.grad is None else tensor.grad.float()
+            tensor.grad = None
+
+    @torch.no_grad()
+    def give_back(self) -> None:
+        """Rounds the masters into the tensors, and forgets their gradients."""
+        for tensor, master in self._copies:
+            tensor.copy_(master)
+            master.grad = None
+
+
 @dataclass
 class _Best:
     log_loss: float = math.inf
@@ -140,8 +168,12 @@ def fit_graft(
     if not train:
         raise RunError("there are no labelled texts to train on: num_labels must be above 0 for this method")
     tensors = [tensor for group in graft.parameters for tensor in group.tensors]
+    masters = _Masters(tensors)
     optimizer = torch.optim.AdamW(
-        [{"params": group.tensors, "lr": group.learning_rate} for group in graft.parameters],
+        [
+            {"params": [masters.of[tensor] for tensor in group.tensors], "lr": group.learning_rate}
+            for group in graft.parameters
+        ],
         weight_decay=training.weight_decay,
     )
     total = training.num_updates(len(train))
@@ -161,10 +193,12 @@ def fit_graft(
                     f"training diverged: the loss was {loss:.4g} at update {update} of {total}, {first_loss:.4g} at "
                     f"first. Lower the learning rate (now {graft.parameters[0].learning_rate:g}) or add warm-up"
                 )
-            norm = torch.nn.utils.clip_grad_norm_(tensors, training.max_grad_norm)
+            masters.take_gradients()
+            norm = torch.nn.utils.clip_grad_norm_(masters.of.values(), training.max_grad_norm)
             if not torch.isfinite(norm):
                 raise RunError(f"training diverged: the gradient is not a number at update {update} of {total}")
             optimizer.step()
+            masters.give_back()
             schedule.step()
             losses.append(loss)
             progress.advance(update, total)

@@ -57,7 +57,7 @@ class Call:
     edits_cut: tuple[Tensor, Tensor] | None = None
     saves_memory: bool = False
     num_run: int = 0
-    rotations: dict[tuple[int, bool], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    rotations: dict[tuple[int, bool], tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
 
 
 def check_anatomy(config: Any, layers: Sequence[nn.Module]) -> None:
@@ -85,7 +85,7 @@ def _activation(config: Any) -> str:
 
 
 def run_layer(layer: Any, number: int, config: Any, x: Tensor, cos: Tensor, sin: Tensor, call: Call) -> Tensor:
-    """Layer `number` on x [tokens, width]; cos, sin [tokens, head_dim]. Gives [tokens, width], or [answer rows,
+    """Layer `number` on x [tokens, width]; cos, sin [1, tokens, head_dim]. Gives [tokens, width], or [answer rows,
     width] of the last one.
     """
     if call.saves_memory and torch.is_grad_enabled():
@@ -141,14 +141,14 @@ def _norm(module: Any, plus_one: bool) -> Norm:
 
 
 def _angles(cos: Tensor, sin: Tensor, call: Call, is_cut: bool) -> tuple[Tensor, Tensor]:
-    """[rows, 1, head_dim / 2] each: both halves of a head turn alike. Made once per pack, not per layer."""
+    """[rows, 1, head_dim / 2] each: both halves of a head turn alike. Made once per pack and kind of layer."""
     key = (id(cos), is_cut)
     if key not in call.rotations:
         half = cos.shape[-1] // 2
-        rows = (tensor[call.rows] if is_cut else tensor for tensor in (cos, sin))
+        rows = (tensor[0, call.rows] if is_cut else tensor[0] for tensor in (cos, sin))
         first, second = (tensor[:, :half].unsqueeze(1).contiguous() for tensor in rows)
-        call.rotations[key] = (first, second)
-    return call.rotations[key]
+        call.rotations[key] = (first, second, cos)  # kept alive: its id is the key
+    return call.rotations[key][:2]
 
 
 def _positioned(x: Tensor, head_dim: int, norm: Any, plus_one: bool, cos: Tensor, sin: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ def _positioned(x: Tensor, head_dim: int, norm: Any, plus_one: bool, cos: Tensor
 def _is_frozen(module: Any, call: Call) -> bool:
     """A plain linear map that gets no gradient itself, or one with a known addition."""
     linear = call.graft.added[module].frozen if module in call.graft.added else module
-    return type(linear) is nn.Linear and not linear.weight.requires_grad
+    return type(linear) is nn.Linear and not any(tensor.requires_grad for tensor in linear.parameters())
 
 
 def _project(x: Tensor, norm: Norm | None, modules: Sequence[Any], call: Call) -> tuple[Tensor, ...]:

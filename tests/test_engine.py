@@ -185,6 +185,7 @@ def test_head_sees_answer_rows_only() -> None:
         ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("gemma3", {"attn_logit_softcapping": 30.0}, "attn_logit_softcapping"),
         ("llama", {"hidden_act": "relu"}, "relu"),
+        ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "dynamic"),
     ],
 )
 def test_what_the_layers_do_not_know_is_refused(kind: str, changes: dict, why: str) -> None:

@@ -68,6 +68,11 @@ def check_anatomy(config: Any, layers: Sequence[nn.Module]) -> None:
     for setting in ("attn_logit_softcapping", "use_bidirectional_attention", "num_local_experts"):
         if getattr(config, setting, None):
             raise Unsupported(f"{setting} = {getattr(config, setting)} is not known")
+    positions = getattr(config, "rope_parameters", None) or {}
+    for kind_of_positions in (positions, *(part for part in positions.values() if isinstance(part, dict))):
+        if kind_of_positions.get("rope_type") in ("dynamic", "longrope"):
+            # Their angles follow the longest text of a pass: texts of one pack would change each other's.
+            raise Unsupported(f"rotary positions of type {kind_of_positions['rope_type']!r} are not known")
     if _activation(config) not in _ACTIVATIONS:
         raise Unsupported(f"the activation {_activation(config)!r} is not known")
     for layer in layers:

@@ -126,6 +126,44 @@ def test_a_plan_has_every_cell_asked_and_each_run_once(tmp_path: Path) -> None:
     assert json.loads(json.dumps(plain)) == plain
 
 
+def several_grids(tmp_path: Path, grids: str, fixed: str = "seed = 7") -> StudySpec:
+    table = tmp_path / "table.csv"
+    table.write_text("text,label\n" + "".join(f"a film {row},{'abc'[row % 3]}\n" for row in range(60)))
+    study_file = tmp_path / "grids.toml"
+    study_file.write_text(
+        f'name = "grids"\n[fixed]\ndata = {{ name = "table_file", path = "{table}", test_size = 9 }}\n{fixed}\n{grids}'
+    )
+    return read_study(str(study_file))
+
+
+def test_several_grids_stand_side_by_side(tmp_path: Path) -> None:
+    study = several_grids(
+        tmp_path,
+        '[[grid]]\nmethod = ["tfidf"]\nnum_labels = [6, 9]\nseed = [0, 1]\n'
+        '[[grid]]\nmethod = ["tfidf", "zero_shot"]\nnum_labels = [9, 12]\n',
+    )
+    found = [(cell["method"]["name"], cell["num_labels"], cell["seed"]) for cell in study.cells]
+    assert found == [
+        ("tfidf", 6, 0), ("tfidf", 6, 1), ("tfidf", 9, 0), ("tfidf", 9, 1),
+        ("tfidf", 9, 7), ("tfidf", 12, 7), ("zero_shot", 9, 7), ("zero_shot", 12, 7),
+    ]  # fmt: skip
+    assert len(plan_study(study).distinct) == 7  # zero-shot reads no labels
+
+
+@pytest.mark.parametrize(
+    ("grids", "said"),
+    [
+        ('[[grid]]\nmethod = ["tfidf"]\nseed = [0]\n[[grid]]\nmethod = ["lora"]\nseed = [1]\n', "every grid"),
+        ('[[grid]]\nmethod = ["tfidf"]\n[[grid]]\nnum_labels = [6]\n', r"method is missing.*\[grid 2\]"),
+        ('[[grid]]\nmethod = ["tfidf"]\n[[grid]]\nmethod = "lora"\n', "grid 2.method must be a list"),
+        ('[[grid]]\nmethod = ["tfidf"]\nlabels = [3]\n', "unknown key grid 1.labels"),
+    ],
+)
+def test_what_is_wrong_with_one_of_several_grids_is_said(tmp_path: Path, grids: str, said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        several_grids(tmp_path, grids)
+
+
 def test_a_plan_holds_no_path_of_this_machine(tmp_path: Path) -> None:
     from toys import make_toy_model
 

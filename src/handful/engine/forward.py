@@ -20,7 +20,7 @@ from handful import progress
 from handful.engine import attention
 from handful.engine.base import Base
 from handful.engine.graft import Graft
-from handful.engine.layers import Call, Unsupported, run_layer
+from handful.engine.layers import Call, Kept, Unsupported, run_layer
 from handful.engine.packing import Item, Pack, Read, pack_items, shared_prefix
 
 NO_MASK = "handful_packed"
@@ -28,6 +28,9 @@ NO_MASK = "handful_packed"
 
 HEAD_ROWS = 8192
 """Rows of a 16-bit head that are cast to float32 at a time."""
+
+CPU_LOGITS = 2**21
+"""Logits that a CPU makes at a time where no gradient is asked for: 8 MiB."""
 
 
 def _never(*_: Any, **__: Any) -> Any:
@@ -73,8 +76,31 @@ def batches(
     num_shared: first tokens that a pack runs once for all its items; by default what they have in common, the
     last `num_edited` tokens of each left out, since a method changes those text by text.
     """
+    fast, rest = by_path(base, items, num_virtual)
+    yield from packed_batches(base, items, fast, num_virtual, token_budget, num_shared, num_edited)
+    yield from padded_batches(base, items, rest, num_virtual, token_budget)
+
+
+def by_path(base: Base, items: Sequence[Item], num_virtual: int) -> tuple[list[int], list[int]]:
+    """Which items are to be packed, in their order, and which to be padded, the short ones first."""
     fast = [index for index, item in enumerate(items) if base.path.fast and _inside_window(base, item, num_virtual)]
-    packed = [items[index] for index in fast]
+    if base.path.fast and len(fast) < len(items):
+        progress.note("texts longer than the sliding window took the plain path")
+    rest = sorted(set(range(len(items))) - set(fast), key=lambda index: (len(items[index].tokens), index))
+    return fast, rest
+
+
+def packed_batches(
+    base: Base,
+    items: Sequence[Item],
+    order: Sequence[int],
+    num_virtual: int,
+    token_budget: int,
+    num_shared: int | None = None,
+    num_edited: int = 0,
+) -> Iterator[Batch]:
+    """The items of `order` in packs; the rest as in `batches`."""
+    packed = [items[index] for index in order]
     if num_shared is None:
         num_shared = shared_prefix(packed, num_virtual, num_edited)
     for pack in pack_items(packed, token_budget, num_virtual, num_shared):
@@ -82,14 +108,10 @@ def batches(
             torch.tensor([pack.token_ids], device=base.device),
             torch.tensor([pack.positions], device=base.device),
             num_virtual,
-            tuple(fast[index] for index in pack.items),
+            tuple(order[index] for index in pack.items),
             pack.reads,
             pack,
         )
-    if base.path.fast and len(fast) < len(items):
-        progress.note("texts longer than the sliding window took the plain path")
-    rest = sorted(set(range(len(items))) - set(fast), key=lambda index: (len(items[index].tokens), index))
-    yield from padded_batches(base, items, rest, num_virtual, token_budget)
 
 
 def answer_logits(base: Base, batch: Batch, graft: Graft, saves_memory: bool = False) -> tuple[Tensor, Tensor]:
@@ -98,15 +120,30 @@ def answer_logits(base: Base, batch: Batch, graft: Graft, saves_memory: bool = F
     The head sees answer rows only, and on the fast path so does the last layer. saves_memory: activations are
     computed again on the way back (fast path; elsewhere it changes nothing).
     """
+    rows, index = _read_rows(base, batch)
+    if batch.segments is None:
+        logits = _padded_logits(base, batch, graft, torch.tensor(rows, device=base.device))
+    else:
+        hidden = packed_rows(base, batch, batch.segments, graft, rows, saves_memory)
+        logits = head_logits(base, hidden)
+    return logits.reshape(-1, logits.shape[-1]).float(), index
+
+
+def read_log_probabilities(base: Base, batch: Batch, graft: Graft, saves_memory: bool = False) -> Tensor:
+    """Runs a batch; gives [reads] float32, the log-probability of each read's token over the vocabulary."""
+    tokens = torch.tensor([read.token for read in batch.reads], device=base.device)
+    if batch.segments is None or torch.is_grad_enabled():
+        logits, index = answer_logits(base, batch, graft, saves_memory)
+        return logits[index, tokens] - logits.logsumexp(dim=-1)[index]
+    rows, index = _read_rows(base, batch)
+    return token_log_probabilities(base, packed_rows(base, batch, batch.segments, graft, rows), index, tokens)
+
+
+def _read_rows(base: Base, batch: Batch) -> tuple[list[int], Tensor]:
+    """The rows that are read, rising, and per read the index of its row among them."""
     rows = sorted({read.row for read in batch.reads})
     place = {row: index for index, row in enumerate(rows)}
-    wanted = torch.tensor(rows, device=base.device)
-    if batch.segments is None:
-        logits = _padded_logits(base, batch, graft, wanted)
-    else:
-        logits = _packed_logits(base, batch, batch.segments, graft, rows, saves_memory)
-    index = torch.tensor([place[read.row] for read in batch.reads], device=base.device)
-    return logits.reshape(-1, logits.shape[-1]).float(), index
+    return rows, torch.tensor([place[read.row] for read in batch.reads], device=base.device)
 
 
 def _inputs(base: Base, batch: Batch, graft: Graft) -> dict[str, Any]:
@@ -120,10 +157,18 @@ def _inputs(base: Base, batch: Batch, graft: Graft) -> dict[str, Any]:
     return inputs | {"inputs_embeds": torch.cat([prefix, words], dim=1)}
 
 
-def _packed_logits(
-    base: Base, batch: Batch, pack: Pack, graft: Graft, rows: Sequence[int], saves_memory: bool
+def packed_rows(
+    base: Base,
+    batch: Batch,
+    pack: Pack,
+    graft: Graft,
+    rows: Sequence[int],
+    saves_memory: bool = False,
+    kept: Kept | None = None,
 ) -> Tensor:
-    """Our layers inside the model's own embedding, positions and last norm; the head in float32."""
+    """[rows, width]: what the head is given at `rows` of a pack, by our layers inside the model's own embedding,
+    positions and last norm. kept: gets the keys and values of the whole pack, for `later_rows`.
+    """
     window = base.facts.get("sliding_window")
     if window is not None and pack.longest_path > window:
         raise Unsupported(f"a text of {pack.longest_path} tokens is longer than the window {window}")
@@ -134,17 +179,34 @@ def _packed_logits(
         cut=attention.cut_layout(pack.segments, rows),
         graft=graft,
         saves_memory=saves_memory,
+        kept=kept,
     )
     if graft.edit is not None:
         call.edits, call.edits_cut = _edited_rows(base, batch, graft, pack.ends, rows)
+    return _through_layers(base, call, batch.positions, _inputs(base, batch, graft))
+
+
+def later_rows(
+    base: Base, token_ids: Sequence[int], positions: Sequence[int], plan: attention.Layout, graft: Graft, kept: Kept
+) -> Tensor:
+    """[rows, width]: the same at answer rows that run after the passes whose keys and values are `kept`, which get
+    theirs in turn. plan: what they see of all rows so far. No gradients.
+    """
+    rows = torch.arange(len(token_ids), device=base.device)
+    call = Call(int(base.facts["num_layers"]), rows, whole=plan, cut=plan, graft=graft, kept=kept)
+    ids, places = (torch.tensor([numbers], device=base.device) for numbers in (token_ids, positions))
+    return _through_layers(base, call, places, {"use_cache": False, "attention_mask": None, "input_ids": ids})
+
+
+def _through_layers(base: Base, call: Call, positions: Tensor | None, inputs: dict[str, Any]) -> Tensor:
     with _our_layers(base, call):
-        hidden = base.decoder(position_ids=batch.positions, **_inputs(base, batch, graft)).last_hidden_state[0]
+        hidden: Tensor = base.decoder(position_ids=positions, **inputs).last_hidden_state[0]
     if call.num_run != call.num_layers:
         raise Unsupported(f"{call.num_run} layers ran of {call.num_layers}")
-    return _head_logits(base, hidden)
+    return hidden
 
 
-def _head_logits(base: Base, hidden: Tensor) -> Tensor:
+def head_logits(base: Base, hidden: Tensor) -> Tensor:
     """[rows, width] -> [rows, vocabulary] float32, the product in float32 whatever the weights are."""
     head: Any = base.head
     if type(head) is not nn.Linear or hidden.dtype != head.weight.dtype:
@@ -157,6 +219,23 @@ def _head_logits(base: Base, hidden: Tensor) -> Tensor:
         logits = torch.cat(parts, dim=1) if head.bias is None else torch.cat(parts, dim=1) + head.bias.float()
     cap = getattr(base.network.config.get_text_config(), "final_logit_softcapping", None)
     return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def token_log_probabilities(base: Base, hidden: Tensor, index: Tensor, tokens: Tensor) -> Tensor:
+    """[reads] float32: log-probability of `tokens` after the rows `index` of hidden [rows, width]. No gradients.
+
+    With many labels the logits are the largest tensor of all, so that a CPU never sees them whole.
+    """
+    step = len(hidden)
+    if base.device.type == "cpu" and hidden.dtype == torch.float32:
+        step = max(64, CPU_LOGITS // int(base.facts["vocabulary"]))
+    parts = torch.empty(len(index), dtype=torch.float32, device=base.device)
+    for first in range(0, len(hidden), step):
+        logits = head_logits(base, hidden[first : first + step])
+        inside = ((index >= first) & (index < first + step)).nonzero()[:, 0]
+        rows = index[inside] - first
+        parts[inside] = logits[rows, tokens[inside]] - logits.logsumexp(dim=-1)[rows]
+    return parts
 
 
 def _padded_logits(base: Base, batch: Batch, graft: Graft, wanted: Tensor) -> Tensor:

@@ -138,7 +138,9 @@ def measured(
     for way, (_, pruning) in ways.items():
         ratios = [mine / theirs for mine, theirs in zip(speeds[slow], speeds[way], strict=True)]
         told = amounts[way]
-        skipped = f"{100 * told['skipped_branches'] / told['branches']:.1f} %" if "branches" in told else "-"
+        skipped = "-"
+        if "answer_tokens" in told:
+            skipped = f"{100 * told['skipped_answer_tokens'] / told['answer_tokens']:.1f} %"
         moved = "-"
         if pruning is not None:
             off = np.abs(np.exp(normalise(scores[way])) - np.exp(normalise(scores[full]))).max()
@@ -148,7 +150,7 @@ def measured(
              f"{median(ratios):.1f}", f"{told['scored_tokens'] / len(examples):.0f}", skipped, moved)
         )  # fmt: skip
     right = np.mean(scores[full].argmax(axis=1) == [example.label for example in examples])
-    header = ("", "texts/s", "time against 2 labels", "tokens a text", "skipped", "probability moved (bound)")
+    header = ("", "texts/s", "time against 2 labels", "tokens a text", "answer tokens skipped", "probability moved (bound)")
     return table(header, lines) + f"\n\n{len(examples)} texts, accuracy of the full scores {100 * right:.1f} %."
 
 

@@ -74,7 +74,7 @@ def test_finished_labels_are_exact_and_dropped_ones_within_the_bound(kind: str) 
             ours, told = scored(base, examples, pruning(nats, examples))
             off = agree(ours, full, pruning(nats, examples))
             dropped[nats] += off
-            assert (told["skipped_branches"] > 0) == (off > 0)
+            assert (told["skipped_answer_tokens"] > 0) == (off > 0)
     assert 0 < dropped[25.0] < dropped[10.0]
 
 
@@ -84,7 +84,7 @@ def test_without_a_threshold_nothing_is_skipped(kind: str, budget: int) -> None:
     base = toy_base(kind)
     examples = draw_examples(LENGTHS, answers=draw_answers(5))
     ours, told = scored(base, examples, pruning(float("inf"), examples), budget=budget)
-    assert told["skipped_branches"] == 0 < told["branches"]
+    assert told["skipped_answer_tokens"] == 0 < told["answer_tokens"]
     assert relative(ours, one_by_one(base.model, examples)) < 1e-5
 
 
@@ -116,7 +116,7 @@ def test_77_labels_of_several_tokens_against_one_by_one() -> None:
     expected = one_by_one(base.model, examples)
     for nats in (25.0, 10.0):
         ours, told = scored(base, examples, pruning(nats, examples), budget=4096)
-        assert agree(ours, expected, pruning(nats, examples)) > 0 and told["skipped_branches"] > 0
+        assert agree(ours, expected, pruning(nats, examples)) > 0 and told["skipped_answer_tokens"] > 0
 
 
 def test_changing_one_text_moves_no_other() -> None:
@@ -167,7 +167,7 @@ def test_the_plain_path_scores_in_full(kind: str) -> None:
     base = toy_base(kind)
     examples = draw_examples([4, 11], answers=draw_answers(0, 6))
     ours, told = scored(base, examples, pruning(10.0, examples))
-    assert np.array_equal(ours, label_scores(base, examples, Graft(), 128)) and "branches" not in told
+    assert np.array_equal(ours, label_scores(base, examples, Graft(), 128)) and "answer_tokens" not in told
 
 
 def test_texts_longer_than_a_sliding_window_are_scored_in_full() -> None:
@@ -175,7 +175,7 @@ def test_texts_longer_than_a_sliding_window_are_scored_in_full() -> None:
     examples = draw_examples([1, 90, 3, 51, 49, 47], answers=draw_answers(0))
     full = one_by_one(base.model, examples)
     ours, told = scored(base, examples, pruning(10.0, examples))
-    assert agree(ours, full, pruning(10.0, examples)) > 0 and told["skipped_branches"] > 0
+    assert agree(ours, full, pruning(10.0, examples)) > 0 and told["skipped_answer_tokens"] > 0
     assert np.abs(ours - full)[1].max() < 1e-5 * np.abs(full).max()
 
 
@@ -183,7 +183,7 @@ def test_labels_of_one_token_are_scored_as_without() -> None:
     base = toy_base("llama")
     examples = draw_examples(LENGTHS, answers=((5,), (6,)))
     ours, told = scored(base, examples, pruning(10.0, examples))
-    assert np.array_equal(ours, label_scores(base, examples, Graft(), 128)) and "branches" not in told
+    assert np.array_equal(ours, label_scores(base, examples, Graft(), 128)) and "answer_tokens" not in told
 
 
 def test_answers_may_differ_from_text_to_text_and_be_empty() -> None:
@@ -274,7 +274,7 @@ def test_the_record_holds_mode_bound_and_what_was_skipped(tmp_path: Path) -> Non
     assert "prune_nats" not in exact.spec["prompt"] and pruned.spec["prompt"]["prune_nats"] == 10.0
     bound = pruned.learned["probability_bound"]
     assert bound == 4 * np.exp(-10) and "probability_bound" not in exact.learned
-    assert 0 < pruned.execution["amounts"]["skipped_branches"] < pruned.execution["amounts"]["branches"]
+    assert 0 < pruned.execution["amounts"]["skipped_answer_tokens"] < pruned.execution["amounts"]["answer_tokens"]
     both = [folder.predictions(record.spec_id) for record in (exact, pruned)]
     assert np.abs(np.exp(both[0].log_probabilities) - np.exp(both[1].log_probabilities)).max() < bound + 1e-4
 

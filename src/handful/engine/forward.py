@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
@@ -187,14 +188,14 @@ def packed_rows(
 
 
 def later_rows(
-    base: Base, token_ids: Sequence[int], positions: Sequence[int], plan: attention.Layout, graft: Graft, kept: Kept
+    base: Base, token_ids: np.ndarray, positions: np.ndarray, plan: attention.Layout, graft: Graft, kept: Kept
 ) -> Tensor:
     """[rows, width]: the same at answer rows that run after the passes whose keys and values are `kept`, which get
     theirs in turn. plan: what they see of all rows so far. No gradients.
     """
     rows = torch.arange(len(token_ids), device=base.device)
     call = Call(int(base.facts["num_layers"]), rows, whole=plan, cut=plan, graft=graft, kept=kept)
-    ids, places = (torch.tensor([numbers], device=base.device) for numbers in (token_ids, positions))
+    ids, places = (torch.from_numpy(numbers[None]).to(base.device) for numbers in (token_ids, positions))
     return _through_layers(base, call, places, {"use_cache": False, "attention_mask": None, "input_ids": ids})
 
 

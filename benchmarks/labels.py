@@ -150,7 +150,9 @@ def measured(
              f"{median(ratios):.1f}", f"{told['scored_tokens'] / len(examples):.0f}", skipped, moved)
         )  # fmt: skip
     right = np.mean(scores[full].argmax(axis=1) == [example.label for example in examples])
-    header = ("", "texts/s", "time against 2 labels", "tokens a text", "answer tokens skipped", "probability moved (bound)")
+    header = (
+        "", "texts/s", "time against 2 labels", "tokens a text", "answer tokens skipped", "probability moved (bound)"
+    )  # fmt: skip
     return table(header, lines) + f"\n\n{len(examples)} texts, accuracy of the full scores {100 * right:.1f} %."
 
 

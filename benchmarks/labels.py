@@ -93,13 +93,14 @@ def random_15m() -> Base:
 def intents(base: Base, num_test: int, num_train: int) -> Encoded:
     """Every n-th text of either side of BANKING77, whose rows stand label by label."""
     folder = Path(os.environ.get("HANDFUL_DATA", ".")) / "banking77"
-    sides = {}
+    sides, named = {}, set()
     for side, number in (("train", num_train), ("test", num_test)):
         with (folder / f"{side}.csv").open(encoding="utf-8", newline="") as stream:
             rows = list(csv.DictReader(stream))
         places = np.unique(np.linspace(0, len(rows) - 1, min(number, len(rows))).astype(int))
         sides[side] = [rows[place] for place in places]
-    names = tuple(sorted({row["category"] for row in sides["test"]} | {row["category"] for row in sides["train"]}))
+        named |= {row["category"] for row in rows}
+    names = tuple(sorted(named))
     drawn = {
         side: tuple(
             Example(f"{side}-{n}", {"text": row["text"]}, names.index(row["category"])) for n, row in enumerate(rows)

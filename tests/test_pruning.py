@@ -6,12 +6,14 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from handful import progress
+from handful.engine.attention import gathered_attention, masked_attention
 from handful.engine.base import Base
 from handful.engine.graft import Graft
 from handful.engine.pruning import Pruning
@@ -24,7 +26,7 @@ from handful.results import StudyFolder
 from handful.spec import build_member, member_dict, read_study
 from handful.study import run_study
 from handful.training import TrainingSpec
-from test_engine import ANSWERS, draw_examples, one_by_one, relative
+from test_engine import ANSWERS, draw_examples, one_by_one, relative, varlen_by_hand
 from toys import FAST, PLAIN, make_toy_model, toy_base
 
 LENGTHS = [1, 40, 3, 17, 29, 8]
@@ -160,6 +162,22 @@ def test_virtual_tokens_and_edited_rows(virtual: int, first: int, last: int) -> 
     for nats in (float("inf"), 10.0):
         ours, _ = scored(base, examples, pruning(nats, examples), graft)
         assert (agree(ours, full, pruning(nats, examples)) > 0) == (nats == 10.0)
+
+
+@pytest.mark.parametrize("form", [masked_attention, gathered_attention])
+def test_rounds_by_the_attention_of_other_devices(form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = toy_base("llama")
+    examples = draw_examples(LENGTHS, answers=draw_answers(6))
+    expected, _ = scored(base, examples, pruning(10.0, examples))
+
+    def attend(query, key, value, plan, scale):
+        groups = query.shape[1] // key.shape[1]
+        return form(query, *(x.repeat_interleave(groups, dim=1) for x in (key, value)), plan, scale)
+
+    monkeypatch.setattr("handful.engine.attention._varlen", varlen_by_hand)
+    monkeypatch.setattr("handful.engine.layers.tree_attention", attend)
+    ours, told = scored(base, examples, pruning(10.0, examples))
+    assert told["skipped_answer_tokens"] > 0 and relative(ours, expected) < 1e-5
 
 
 @pytest.mark.parametrize("kind", PLAIN)

@@ -108,7 +108,7 @@ def pack_items(
     inside: list[int] = []
     size = root
     for index, item in enumerate(items):
-        own = len(item.tokens) - num_shared + _num_inner(item.answers)
+        own = len(item.tokens) - num_shared + num_inner(item.answers)
         if inside and size + own > token_budget:
             yield _build(items, inside, num_virtual, num_shared)
             inside, size = [], root
@@ -118,7 +118,8 @@ def pack_items(
         yield _build(items, inside, num_virtual, num_shared)
 
 
-def _num_inner(answers: AnswerTokens) -> int:
+def num_inner(answers: AnswerTokens) -> int:
+    """Answer tokens that run after a text: what several answers begin with once, last tokens never."""
     return len({answer[:depth] for answer in answers for depth in range(1, len(answer))})
 
 

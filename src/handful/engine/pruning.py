@@ -16,6 +16,8 @@ exp(u): Z <= W <= Z (1 + (L - 1) exp(-nats)), since each dropped label adds at m
 and |p - q| <= (L - 1) exp(-nats) for every label: 1.1e-9 for 77 labels and 25 nats, beside what float32 rounds. Of
 log-probabilities this holds for finished labels; a dropped one's is at most -nats, and truly lower still.
 
+While a pack is scored its keys and values stay: 2 x layers x key width numbers a token.
+
 Knows nothing of prompts, methods or files.
 """
 

@@ -163,7 +163,7 @@ def with_path(figures: Figures, base: Base, rate: float) -> Figures:
 
 def score(base: Base, sample: Sample) -> np.ndarray:
     """[prompts, 2] label scores through the engine."""
-    return label_scores(base, sample.prompts, Graft(), base.token_budget)
+    return label_scores(base, sample.prompts, Graft())
 
 
 def train_ours(base: Base, settings: Settings, sample: Sample, into: Measured) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from handful.engine.forward import Batch
+from handful.engine.batching import Batch
 from handful.engine.graft import Graft
 
 

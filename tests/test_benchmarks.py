@@ -293,3 +293,24 @@ def test_peers_are_pinned(path: Path) -> None:
     lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
     assert {"torch", "transformers", "peft"} <= {line.split("==")[0] for line in lines}
+
+
+# -- many labels ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("updates", [0, 2])
+def test_the_cost_of_many_labels_at_toy_size(
+    updates: int, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import labels
+
+    (tmp_path / "banking77").mkdir()
+    rows = [f"where is my card number {n},{name}" for name in ("card_arrival", "card_linking", "atm") for n in range(4)]
+    for side in ("train", "test"):
+        (tmp_path / "banking77" / f"{side}.csv").write_text("\n".join(["text,category", *rows]) + "\n")
+    monkeypatch.setenv("HANDFUL_DATA", str(tmp_path))
+    labels.main(["--base", str(model), "--texts", "6", "--rounds", "1", "--threads", "1", "--nats", "25", "10",
+                 "--updates", str(updates)])  # fmt: skip
+    shown = capsys.readouterr().out
+    assert "| 2 labels of one token |" in shown and "| 3 labels, all finished |" in shown
+    assert "| 3 labels, pruned at 25 nats |" in shown and "(3e-11)" in shown

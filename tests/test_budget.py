@@ -15,7 +15,7 @@ import torch
 from handful import training as training_module
 from handful.engine import budget, memory, scoring
 from handful.engine.base import Base
-from handful.engine.forward import Batch
+from handful.engine.batching import Batch
 from handful.engine.graft import Graft
 from handful.engine.scoring import batch_scores, label_scores
 from handful.errors import RunError
@@ -167,7 +167,7 @@ sys.path[:0] = [{tests!r}, {src!r}]
 torch.set_num_threads(1)
 import test_budget
 from handful.engine import budget, memory
-from handful.engine.forward import batches
+from handful.engine.batching import batches
 from handful.engine.packing import Item
 from handful.engine.scoring import batch_scores
 from handful.methods.lora import LoRA

@@ -18,7 +18,8 @@ from handful.engine.attention import (
     layout,
     masked_attention,
 )
-from handful.engine.forward import answer_logits, batches
+from handful.engine.batching import batches
+from handful.engine.forward import answer_logits
 from handful.engine.graft import Graft
 from handful.engine.layers import Unsupported, check_anatomy
 from handful.engine.packing import Item, common_prefix, pack_items

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from handful import progress
-from handful.engine import attention, forward, kernels
+from handful.engine import attention, batching, forward, kernels
 from handful.engine.base import Base, PathCheck
+from handful.engine.batching import batches
 from handful.engine.check import check_path
-from handful.engine.forward import batches
 from handful.engine.graft import Graft, ParameterGroup
 from handful.engine.kernels import LowRank, Map, Norm
 from handful.engine.packing import Item
@@ -566,7 +566,7 @@ def test_the_head_multiplies_in_float32_whatever_the_weights_are(monkeypatch: py
     monkeypatch.setattr(forward, "HEAD_ROWS", 100)  # 384 rows of the head in four parts
     base, _ = bfloat16_base("llama")
     hidden = torch.randn(5, 32).to(torch.bfloat16)
-    logits = forward._head_logits(base, hidden).detach()
+    logits = forward.head_logits(base, hidden).detach()
     assert logits.dtype == torch.float32
     exact = (hidden.double() @ base.head.weight.double().T).detach()
     assert float((logits - exact).abs().max()) < 1e-6 * float(exact.abs().max())
@@ -726,7 +726,7 @@ def test_batches_are_cut_at_the_least_cost(budget: int, fixed: int) -> None:
     for count in (0, 1, 2, 7, 9):
         widths = sorted(rng.integers(1, 200, count).tolist())
         rows = rng.integers(1, 4, count).tolist()
-        cuts = forward.cut_by_width(widths, rows, budget, fixed)
+        cuts = batching.cut_by_width(widths, rows, budget, fixed)
         assert [index for cut in cuts for index in range(cut.start, cut.stop)] == list(range(count))
         sizes = [sum(rows[cut]) * widths[cut.stop - 1] for cut in cuts]
         assert all(size <= budget or cut.stop - cut.start == 1 for size, cut in zip(sizes, cuts, strict=True))

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from handful.data import load_dataset, selection_size
-from handful.engine.packing import MIN_SHARED_TOKENS, common_prefix
+from handful.engine.packing import MIN_SHARED_TOKENS, common_prefix, num_inner
 from handful.examples import EncodedExample, Example, Split
 from handful.models.model import Model
 from handful.prompts import encode
@@ -227,7 +227,7 @@ def measure_lengths(spec: RunSpec, tokenizer: Any) -> Lengths:
         shared=shared,
         own=_mean([len(example.tokens) - shared for example in encoded]),
         train_answer=_mean([_mean(answers) for answers in inner]),
-        test_answer=_mean([sum(answers) for answers in inner]),
+        test_answer=_mean([num_inner(example.answers) for example in encoded]),
     )
 
 
@@ -280,7 +280,7 @@ def _with_base(
         """(tokens, seconds)"""
         packs = math.ceil(num_texts * (own + lengths.test_answer) / room)
         tokens = num_texts * (own + lengths.test_answer) + packs * root
-        flops = shape.forward_flops(tokens, context, num_texts)
+        flops = shape.forward_flops(tokens, context, num_texts * (1 + lengths.test_answer))
         return tokens, flops / flops_per_second / SCORING_EFFICIENCY + packs * shape.layers * LAYER_SECONDS
 
     test_tokens, seconds = scoring(_num_test(spec))

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from handful import progress
 from handful.engine.base import Base
+from handful.engine.batching import batches
 from handful.engine.budget import saves_memory, watching, within_memory
-from handful.engine.forward import batches
 from handful.engine.graft import Graft
 from handful.engine.packing import Item
 from handful.engine.scoring import batch_scores, label_scores, normalise

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -36,8 +37,9 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Group:
-    """Queries [q_start, q_stop) see the keys in `spans` wholly, and of `own`, where there is one, the triangle,
-    or what `tree` lets them (see `_tree_mask`); `own` has a key for each of the queries.
+    """Queries [q_start, q_stop) see the keys in `spans` wholly, and of `own`, where there is one, the triangle;
+    `own` has a key for each of the queries. tree: what they see of the last keys instead, own ones and those of
+    answers that ran before (see `_tree_mask`).
     """
 
     q_start: int
@@ -91,13 +93,15 @@ def layout(segments: Sequence[Segment]) -> Layout:
         above = _ancestors(segments, text)
         groups.append(Group(text.start, text.stop, above, own=(text.start, text.stop)))
         if answers:
-            groups.append(_thicket(text, answers, above, text.stop))
+            groups.append(_thicket(text, answers, above, text.stop, 0))
     size = max(segment.stop for segment in segments)
     return Layout(segments, None, tuple(groups), size, size)
 
 
 def cut_layout(segments: Sequence[Segment], rows: Sequence[int]) -> Layout:
-    """Only `rows` (rising) ask: last tokens of texts, and all tokens of answers. Every token is seen."""
+    """Only `rows` (rising) ask: last tokens of texts, and all tokens of answers, or of those that ran last. Every
+    token is seen by those below it.
+    """
     place = {row: index for index, row in enumerate(rows)}
     groups = []
     for text, answers in _texts(segments):
@@ -105,18 +109,22 @@ def cut_layout(segments: Sequence[Segment], rows: Sequence[int]) -> Layout:
         end = place.get(text.stop - 1)
         if end is not None:
             groups.append(Group(end, end + 1, (*above, (text.start, text.stop))))
-        if answers:
-            groups.append(_thicket(text, answers, above, place[text.stop]))
+        ran_before = sum(segment.start not in place for segment in answers)
+        if ran_before < len(answers):
+            groups.append(_thicket(text, answers, above, place[answers[ran_before].start], ran_before))
     return Layout(segments, rows, tuple(groups), len(rows), max(segment.stop for segment in segments))
 
 
 def _texts(segments: Sequence[Segment]) -> list[tuple[Segment, list[Segment]]]:
     """Each segment that is no answer, with the answers below it where it is a text (the root has none)."""
     texts: list[tuple[Segment, list[Segment]]] = []
+    owner: list[int] = []
     for segment in segments:
         if segment.of_answer:
-            texts[-1][1].append(segment)
+            owner.append(owner[segment.parent])
+            texts[owner[-1]][1].append(segment)
         else:
+            owner.append(len(texts))
             texts.append((segment, []))
     return texts
 
@@ -130,15 +138,28 @@ def _ancestors(segments: Sequence[Segment], segment: Segment) -> tuple[Span, ...
     return above
 
 
-def _thicket(text: Segment, answers: Sequence[Segment], above: tuple[Span, ...], first_query: int) -> Group:
-    """The answers after a text; one alone is a triangle."""
-    start, stop = text.stop, answers[-1].stop
+def _thicket(
+    text: Segment, answers: Sequence[Segment], above: tuple[Span, ...], first_query: int, ran_before: int
+) -> Group:
+    """The answers after a text, `ran_before` of which ask no more; one alone is a triangle."""
+    spans = [*above, (text.start, text.stop)]
+    for segment in answers[:ran_before]:
+        spans[-1:] = _joined(spans[-1], (segment.start, segment.stop))
+    start, stop = answers[ran_before].start, answers[-1].stop
     tree = None
     if len(answers) > 1:
         places = {segment.number: index for index, segment in enumerate(answers)}
-        tree = tuple((s.start - start, s.stop - start, places.get(s.parent, -1)) for s in answers)
-    spans = (*above, (text.start, text.stop))
-    return Group(first_query, first_query + stop - start, spans, own=(start, stop), tree=tree)
+        stops = itertools.accumulate(segment.stop - segment.start for segment in answers)
+        tree = tuple(
+            (end - (segment.stop - segment.start), end, places.get(segment.parent, -1))
+            for end, segment in zip(stops, answers, strict=True)
+        )
+    return Group(first_query, first_query + stop - start, tuple(spans), own=(start, stop), tree=tree)
+
+
+def _joined(first: Span, second: Span) -> list[Span]:
+    """Both, as one where they touch."""
+    return [(first[0], second[1])] if first[1] == second[0] else [first, second]
 
 
 def _spans(segments: Sequence[Segment], number: int, stop: int) -> tuple[Span, ...]:
@@ -146,18 +167,20 @@ def _spans(segments: Sequence[Segment], number: int, stop: int) -> tuple[Span, .
     return (*_ancestors(segments, segments[number]), (segments[number].start, stop))
 
 
-@functools.lru_cache(maxsize=64)
-def _tree_mask(tree: tuple[tuple[int, int, int], ...], dtype: torch.dtype, device: str) -> Tensor:
-    """[rows, rows], 0 where a row of the tree sees another, -inf elsewhere. tree: (start, stop, parent's place)."""
-    size = max(stop for _, stop, _ in tree)
-    mask = torch.full((size, size), float("-inf"), dtype=dtype)
+@functools.lru_cache(maxsize=512)
+def _tree_mask(tree: tuple[tuple[int, int, int], ...], asked: int, dtype: torch.dtype) -> Tensor:
+    """[asked, rows], 0 where one of the last `asked` rows of the tree sees another, -inf elsewhere.
+
+    tree: (start, stop, parent's place), parents before their children.
+    """
+    size = tree[-1][1]
+    sees = np.zeros((size, size), dtype=bool)
     for start, stop, parent in tree:
-        rows = mask[start:stop]
-        rows[:, start:stop] = torch.full((stop - start, stop - start), float("-inf"), dtype=dtype).triu(1)
-        while parent >= 0:
-            above, below, parent = tree[parent]
-            rows[:, above:below] = 0.0
-    return mask.to(device)
+        if parent >= 0:
+            sees[start:stop] = sees[tree[parent][1] - 1]
+        sees[start:stop, start:stop] = np.tri(stop - start, dtype=bool)
+    mask = np.where(sees[size - asked :], np.float32(0), np.float32("-inf"))
+    return torch.from_numpy(mask).to(dtype)
 
 
 @functools.lru_cache(maxsize=4)
@@ -214,7 +237,7 @@ def _steps(group: Group, dtype: torch.dtype) -> list[tuple[int, int, int, Tensor
     if group.own is None:
         return [(0, size, above, None)]
     if group.tree is not None:
-        return [(0, size, above + size, _tree_mask(group.tree, dtype, "cpu"))]
+        return [(0, size, above + size, _tree_mask(group.tree, size, dtype))]
     number = max(1, round(size / CHUNK))
     edges = [size * index // number for index in range(number + 1)]
     triangle = _triangle(2 * CHUNK, dtype)

@@ -14,7 +14,8 @@ import torch
 
 from handful import progress
 from handful.engine.base import Base
-from handful.engine.forward import Batch, answer_logits, batches
+from handful.engine.batching import Batch, batches
+from handful.engine.forward import answer_logits
 from handful.engine.graft import Graft
 from handful.engine.memory import available_bytes, give_back_freed_memory, is_out_of_memory, kept_bytes
 from handful.engine.packing import Item

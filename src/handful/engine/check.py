@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 
 from handful.engine.base import Base, PathCheck
-from handful.engine.forward import Batch, answer_logits, batches, padded_batches
+from handful.engine.batching import Batch, batches, padded_batches
+from handful.engine.forward import answer_logits
 from handful.engine.graft import Graft
 from handful.engine.layers import KNOWN, Unsupported, check_anatomy
 from handful.engine.packing import Item

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,22 +16,21 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from handful import progress
 from handful.engine import attention
 from handful.engine.base import Base
+from handful.engine.batching import Batch
 from handful.engine.graft import Graft
-from handful.engine.layers import Call, Unsupported, run_layer
-from handful.engine.packing import Item, Pack, Read, pack_items, shared_prefix
+from handful.engine.layers import Call, Kept, Unsupported, run_layer
+from handful.engine.packing import Pack
 
 NO_MASK = "handful_packed"
 """Name of an attention that transformers makes no mask for."""
 
-BATCH_TOKENS_CPU, BATCH_TOKENS = 64, 256
-"""What a padded batch costs however small it is, in tokens: on a CPU measured at 30 to 50 with the base that ships;
-elsewhere about what an accelerator multiplies while it reads 16-bit weights once (180 on an H100, computed)."""
-
 HEAD_ROWS = 8192
 """Rows of a 16-bit head that are cast to float32 at a time."""
+
+CPU_LOGITS = 2**21
+"""Logits that a CPU makes at a time where no gradient is asked for: 8 MiB."""
 
 
 def _never(*_: Any, **__: Any) -> Any:
@@ -42,75 +40,36 @@ def _never(*_: Any, **__: Any) -> Any:
 AttentionInterface.register(NO_MASK, _never)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """One forward pass. token_ids [rows, tokens], -1 where virtual tokens stand; positions alike or None.
-
-    items: which items of the call are inside. reads: each summand of a label's score; `row` counts in the
-    flattened [rows * tokens], `item` within the batch. segments: of a packed batch, else None. ends: of each
-    prompt in a padded batch (row after its last token, its number of tokens).
-    """
-
-    token_ids: Tensor
-    positions: Tensor | None
-    num_virtual: int
-    items: tuple[int, ...]
-    reads: tuple[Read, ...]
-    segments: Pack | None
-    ends: tuple[tuple[int, int], ...] = ()
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that run, padding and virtual tokens included."""
-        return self.token_ids.numel()
-
-
-def batches(
-    base: Base,
-    items: Sequence[Item],
-    num_virtual: int,
-    token_budget: int,
-    num_shared: int | None = None,
-    num_edited: int = 0,
-) -> Iterator[Batch]:
-    """Every item once, in batches of at most `token_budget` tokens (a longer item comes alone).
-
-    num_shared: first tokens that a pack runs once for all its items; by default what they have in common, the
-    last `num_edited` tokens of each left out, since a method changes those text by text.
-    """
-    fast = [index for index, item in enumerate(items) if base.path.fast and _inside_window(base, item, num_virtual)]
-    packed = [items[index] for index in fast]
-    if num_shared is None:
-        num_shared = shared_prefix(packed, num_virtual, num_edited)
-    for pack in pack_items(packed, token_budget, num_virtual, num_shared):
-        yield Batch(
-            torch.tensor([pack.token_ids], device=base.device),
-            torch.tensor([pack.positions], device=base.device),
-            num_virtual,
-            tuple(fast[index] for index in pack.items),
-            pack.reads,
-            pack,
-        )
-    if base.path.fast and len(fast) < len(items):
-        progress.note("texts longer than the sliding window took the plain path")
-    yield from padded_batches(base, items, set(range(len(items))) - set(fast), num_virtual, token_budget)
-
-
 def answer_logits(base: Base, batch: Batch, graft: Graft, saves_memory: bool = False) -> tuple[Tensor, Tensor]:
     """Runs a batch; gives [answer rows, vocabulary] float32 logits, and per read the index of its row.
 
     The head sees answer rows only, and on the fast path so does the last layer. saves_memory: activations are
     computed again on the way back (fast path; elsewhere it changes nothing).
     """
+    rows, index = _read_rows(base, batch)
+    if batch.segments is None:
+        logits = _padded_logits(base, batch, graft, torch.tensor(rows, device=base.device))
+    else:
+        hidden = packed_rows(base, batch, batch.segments, graft, rows, saves_memory)
+        logits = head_logits(base, hidden)
+    return logits.reshape(-1, logits.shape[-1]).float(), index
+
+
+def read_log_probabilities(base: Base, batch: Batch, graft: Graft, saves_memory: bool = False) -> Tensor:
+    """Runs a batch; gives [reads] float32, the log-probability of each read's token over the vocabulary."""
+    tokens = torch.tensor([read.token for read in batch.reads], device=base.device)
+    if batch.segments is None or torch.is_grad_enabled():
+        logits, index = answer_logits(base, batch, graft, saves_memory)
+        return logits[index, tokens] - logits.logsumexp(dim=-1)[index]
+    rows, index = _read_rows(base, batch)
+    return token_log_probabilities(base, packed_rows(base, batch, batch.segments, graft, rows), index, tokens)
+
+
+def _read_rows(base: Base, batch: Batch) -> tuple[list[int], Tensor]:
+    """The rows that are read, rising, and per read the index of its row among them."""
     rows = sorted({read.row for read in batch.reads})
     place = {row: index for index, row in enumerate(rows)}
-    wanted = torch.tensor(rows, device=base.device)
-    if batch.segments is None:
-        logits = _padded_logits(base, batch, graft, wanted)
-    else:
-        logits = _packed_logits(base, batch, batch.segments, graft, rows, saves_memory)
-    index = torch.tensor([place[read.row] for read in batch.reads], device=base.device)
-    return logits.reshape(-1, logits.shape[-1]).float(), index
+    return rows, torch.tensor([place[read.row] for read in batch.reads], device=base.device)
 
 
 def _inputs(base: Base, batch: Batch, graft: Graft) -> dict[str, Any]:
@@ -124,10 +83,18 @@ def _inputs(base: Base, batch: Batch, graft: Graft) -> dict[str, Any]:
     return inputs | {"inputs_embeds": torch.cat([prefix, words], dim=1)}
 
 
-def _packed_logits(
-    base: Base, batch: Batch, pack: Pack, graft: Graft, rows: Sequence[int], saves_memory: bool
+def packed_rows(
+    base: Base,
+    batch: Batch,
+    pack: Pack,
+    graft: Graft,
+    rows: Sequence[int],
+    saves_memory: bool = False,
+    kept: Kept | None = None,
 ) -> Tensor:
-    """Our layers inside the model's own embedding, positions and last norm; the head in float32."""
+    """[rows, width]: what the head is given at `rows` of a pack, by our layers inside the model's own embedding,
+    positions and last norm. kept: gets the keys and values of the whole pack, for `later_rows`.
+    """
     window = base.facts.get("sliding_window")
     if window is not None and pack.longest_path > window:
         raise Unsupported(f"a text of {pack.longest_path} tokens is longer than the window {window}")
@@ -138,17 +105,34 @@ def _packed_logits(
         cut=attention.cut_layout(pack.segments, rows),
         graft=graft,
         saves_memory=saves_memory,
+        kept=kept,
     )
     if graft.edit is not None:
         call.edits, call.edits_cut = _edited_rows(base, batch, graft, pack.ends, rows)
+    return _through_layers(base, call, batch.positions, _inputs(base, batch, graft))
+
+
+def later_rows(
+    base: Base, token_ids: np.ndarray, positions: np.ndarray, plan: attention.Layout, graft: Graft, kept: Kept
+) -> Tensor:
+    """[rows, width]: the same at answer rows that run after the passes whose keys and values are `kept`, which get
+    theirs in turn. plan: what they see of all rows so far. No gradients.
+    """
+    rows = torch.arange(len(token_ids), device=base.device)
+    call = Call(int(base.facts["num_layers"]), rows, whole=plan, cut=plan, graft=graft, kept=kept)
+    ids, places = (torch.from_numpy(numbers[None]).to(base.device) for numbers in (token_ids, positions))
+    return _through_layers(base, call, places, {"use_cache": False, "attention_mask": None, "input_ids": ids})
+
+
+def _through_layers(base: Base, call: Call, positions: Tensor | None, inputs: dict[str, Any]) -> Tensor:
     with _our_layers(base, call):
-        hidden = base.decoder(position_ids=batch.positions, **_inputs(base, batch, graft)).last_hidden_state[0]
+        hidden: Tensor = base.decoder(position_ids=positions, **inputs).last_hidden_state[0]
     if call.num_run != call.num_layers:
         raise Unsupported(f"{call.num_run} layers ran of {call.num_layers}")
-    return _head_logits(base, hidden)
+    return hidden
 
 
-def _head_logits(base: Base, hidden: Tensor) -> Tensor:
+def head_logits(base: Base, hidden: Tensor) -> Tensor:
     """[rows, width] -> [rows, vocabulary] float32, the product in float32 whatever the weights are."""
     head: Any = base.head
     if type(head) is not nn.Linear or hidden.dtype != head.weight.dtype:
@@ -161,6 +145,23 @@ def _head_logits(base: Base, hidden: Tensor) -> Tensor:
         logits = torch.cat(parts, dim=1) if head.bias is None else torch.cat(parts, dim=1) + head.bias.float()
     cap = getattr(base.network.config.get_text_config(), "final_logit_softcapping", None)
     return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def token_log_probabilities(base: Base, hidden: Tensor, index: Tensor, tokens: Tensor) -> Tensor:
+    """[reads] float32: log-probability of `tokens` after the rows `index` of hidden [rows, width]. No gradients.
+
+    With many labels the logits are the largest tensor of all, so that a CPU never sees them whole.
+    """
+    step = len(hidden)
+    if base.device.type == "cpu" and hidden.dtype == torch.float32:
+        step = max(64, CPU_LOGITS // int(base.facts["vocabulary"]))
+    parts = torch.empty(len(index), dtype=torch.float32, device=base.device)
+    for first in range(0, len(hidden), step):
+        logits = head_logits(base, hidden[first : first + step])
+        inside = ((index >= first) & (index < first + step)).nonzero()[:, 0]
+        rows = index[inside] - first
+        parts[inside] = logits[rows, tokens[inside]] - logits.logsumexp(dim=-1)[rows]
+    return parts
 
 
 def _padded_logits(base: Base, batch: Batch, graft: Graft, wanted: Tensor) -> Tensor:
@@ -200,80 +201,6 @@ def _edited_rows(
 
     cut = tuple(on_device(place[row] for row in rows if row in place) for rows in (first, last))
     return (on_device(first), on_device(last)), (cut[0], cut[1])
-
-
-def _inside_window(base: Base, item: Item, num_virtual: int) -> bool:
-    window = base.facts.get("sliding_window")
-    longest = num_virtual + len(item.tokens) + max((len(answer) for answer in item.answers), default=1)
-    return window is None or longest <= window
-
-
-def padded_batches(
-    base: Base, items: Sequence[Item], chosen: Iterable[int], num_virtual: int, token_budget: int
-) -> Iterator[Batch]:
-    """Right-padded batches of the chosen items, each of items of about equal length, the shortest first; each inner
-    answer path is a row of its own."""
-    paths = {index: _inner_paths(items[index]) for index in chosen}
-    widths = {index: num_virtual + len(items[index].tokens) + max(map(len, paths[index])) for index in paths}
-    order = sorted(paths, key=lambda index: (widths[index], index))
-    fixed = BATCH_TOKENS_CPU if base.device.type == "cpu" else BATCH_TOKENS
-    for part in cut_by_width(
-        [widths[index] for index in order], [len(paths[index]) for index in order], token_budget, fixed
-    ):
-        yield _pad(base, items, order[part], num_virtual)
-
-
-def cut_by_width(widths: Sequence[int], rows: Sequence[int], token_budget: int, fixed: int) -> list[slice]:
-    """Cuts items in rising width into batches whose tokens, padding included, and `fixed` ones per batch are fewest.
-
-    rows: of each item in its batch. A batch has at most `token_budget` tokens, or one item. By dynamic programming
-    over where the last batch begins.
-    """
-    before = np.concatenate([[0], np.cumsum(rows)])  # rows before each item
-    cheapest = np.zeros(len(widths) + 1, dtype=np.int64)
-    begins = np.zeros(len(widths) + 1, dtype=np.int64)
-    for stop, width in enumerate(widths, start=1):
-        first = min(int(np.searchsorted(before, before[stop] - token_budget // width)), stop - 1)
-        costs = cheapest[first:stop] + (before[stop] - before[first:stop]) * width + fixed
-        begins[stop] = first + int(costs.argmin())
-        cheapest[stop] = costs.min()
-    cuts = []
-    stop = len(widths)
-    while stop:
-        cuts.append(slice(int(begins[stop]), stop))
-        stop = int(begins[stop])
-    return cuts[::-1]
-
-
-def _pad(base: Base, items: Sequence[Item], inside: Sequence[int], num_virtual: int) -> Batch:
-    sequences: list[tuple[int, ...]] = []
-    drafts: list[tuple[int, int, int, int, int]] = []  # (sequence, token place, token, item, answer)
-    lengths: list[int] = []  # of each sequence's prompt, without virtual tokens
-    for order, index in enumerate(inside):
-        item, first = items[index], len(sequences)
-        paths = _inner_paths(item)
-        sequences += [(-1,) * num_virtual + item.tokens + path for path in paths]
-        lengths += [len(item.tokens)] * len(paths)
-        end = num_virtual + len(item.tokens) - 1
-        for number, answer in enumerate(item.answers):
-            if answer:
-                own = next(k for k, path in enumerate(paths) if path[: len(answer) - 1] == answer[:-1])
-                drafts += [(first + own, end + step, token, order, number) for step, token in enumerate(answer)]
-    width = max(map(len, sequences))
-    token_ids = torch.zeros(len(sequences), width, dtype=torch.long)
-    for row, sequence in enumerate(sequences):
-        token_ids[row, : len(sequence)] = torch.tensor(sequence)
-    ends = [(row * width + num_virtual + length, length) for row, length in enumerate(lengths)]
-    reads = tuple(
-        Read(sequence * width + place, token, order, number) for sequence, place, token, order, number in drafts
-    )
-    return Batch(token_ids.to(base.device), None, num_virtual, tuple(inside), reads, None, tuple(ends))
-
-
-def _inner_paths(item: Item) -> list[tuple[int, ...]]:
-    """The answers without their last token, none that begins another; [()] when all are one token."""
-    inner = {answer[:-1] for answer in item.answers if answer} or {()}
-    return sorted(p for p in inner if not any(q != p and q[: len(p)] == p for q in inner))
 
 
 @contextmanager

@@ -40,12 +40,28 @@ class Unsupported(TypeError):
 
 
 @dataclass
+class Kept:
+    """Keys and values of all rows that ran so far, [rows, key heads, head_dim] per layer: later rows see them."""
+
+    layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def extend(self, number: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of layer `number` with new rows after them."""
+        if number in self.layers:
+            before = self.layers[number]
+            key, value = torch.cat([before[0], key]), torch.cat([before[1], value])
+        self.layers[number] = (key, value)
+        return key, value
+
+
+@dataclass
 class Call:
     """One forward pass over a pack, as its layers see it.
 
     rows: the answer rows, where the last layer asks. whole, cut: what sees what in all layers, and in the last
     one. edits: which rows of the pack `graft.edit` gets, first and last ones; edits_cut: the same of the answer
-    rows. saves_memory: activations are computed again on the way back. num_run: layers so far.
+    rows. saves_memory: activations are computed again on the way back. kept: where keys and values stay for a
+    later pass over rows that see them, and those of earlier passes. num_run: layers so far.
     """
 
     num_layers: int
@@ -56,6 +72,7 @@ class Call:
     edits: tuple[Tensor, Tensor] | None = None
     edits_cut: tuple[Tensor, Tensor] | None = None
     saves_memory: bool = False
+    kept: Kept | None = None
     num_run: int = 0
     rotations: dict[tuple[int, bool], tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
 
@@ -119,8 +136,11 @@ def _run(layer: Any, number: int, config: Any, x: Tensor, cos: Tensor, sin: Tens
     asked, seen = _angles(cos, sin, call, is_last), _angles(cos, sin, call, False)
     query = _positioned(query, head_dim, getattr(attention, "q_norm", None), plus_one, *asked)
     key = _positioned(key, head_dim, getattr(attention, "k_norm", None), plus_one, *seen)
+    value = value.unflatten(1, (-1, head_dim))
+    if call.kept is not None:
+        key, value = call.kept.extend(number, key, value)
     plan = call.cut if is_last else call.whole
-    mixed = tree_attention(query, key, value.unflatten(1, (-1, head_dim)), plan, attention.scaling)
+    mixed = tree_attention(query, key, value, plan, attention.scaling)
     sandwich = config.model_type == "gemma3_text"
     if sandwich:
         (out,) = _project(mixed.flatten(1), None, (attention.o_proj,), call)

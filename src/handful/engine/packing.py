@@ -10,6 +10,7 @@ Pure token ids: knows nothing of prompts, methods or models.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -107,7 +108,7 @@ def pack_items(
     inside: list[int] = []
     size = root
     for index, item in enumerate(items):
-        own = len(item.tokens) - num_shared + _num_inner(item.answers)
+        own = len(item.tokens) - num_shared + num_inner(item.answers)
         if inside and size + own > token_budget:
             yield _build(items, inside, num_virtual, num_shared)
             inside, size = [], root
@@ -117,7 +118,8 @@ def pack_items(
         yield _build(items, inside, num_virtual, num_shared)
 
 
-def _num_inner(answers: AnswerTokens) -> int:
+def num_inner(answers: AnswerTokens) -> int:
+    """Answer tokens that run after a text: what several answers begin with once, last tokens never."""
     return len({answer[:depth] for answer in answers for depth in range(1, len(answer))})
 
 
@@ -133,13 +135,21 @@ def _build(items: Sequence[Item], inside: list[int], num_virtual: int, num_share
         text = tree.add(item.tokens[num_shared:], root, num_virtual + num_shared)
         end = num_virtual + len(item.tokens)
         ends.append((tree.last_row(text) + 1, len(item.tokens)))
-        branches = [(number, answer) for number, answer in enumerate(item.answers) if answer]
-        tree.grow(branches, 0, tree.last_row(text), text, end, order)
-        longest = max(longest, end + max((len(answer) for _, answer in branches), default=1) - 1)
+        tree.append(_answer_tree(item.answers), text, end, order)
+        longest = max(longest, end + max((len(answer) for answer in item.answers if answer), default=1) - 1)
     return Pack(
         tuple(tree.token_ids), tuple(tree.positions), num_virtual, tree.segments(), tuple(inside),
         tuple(tree.reads), longest, num_shared, tuple(ends),
     )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=64)
+def _answer_tree(answers: AnswerTokens) -> _Tree:
+    """What grows after a text of one token: the same after every text that is asked for these answers."""
+    tree = _Tree()
+    text = tree.add([0], -1, 0)
+    tree.grow([(number, answer) for number, answer in enumerate(answers) if answer], 0, 0, text, 1)
+    return tree
 
 
 class _Tree:
@@ -161,8 +171,19 @@ class _Tree:
     def last_row(self, segment: int) -> int:
         return self.places[segment][1] - 1
 
+    def append(self, answers: _Tree, text: int, position: int, order: int) -> None:
+        """The answers as they grow after a text of one token, put after the last segment, which is `text`.
+
+        `position` is that of an answer's first token.
+        """
+        row, rest = len(self.token_ids) - 1, answers.places[1:]
+        self.token_ids.extend(answers.token_ids[1:])
+        self.positions.extend([depth + position - 1 for depth in answers.positions[1:]])
+        self.places.extend([(row + start, row + stop, text + parent, True) for start, stop, parent, _ in rest])
+        self.reads.extend([Read(row + read.row, read.token, order, read.answer) for read in answers.reads])
+
     def grow(
-        self, branches: list[tuple[int, tuple[int, ...]]], depth: int, row: int, parent: int, position: int, order: int
+        self, branches: list[tuple[int, tuple[int, ...]]], depth: int, row: int, parent: int, position: int
     ) -> None:
         """Reads every branch's token at `depth` from `row`, then grows a segment for each that goes on.
 
@@ -170,7 +191,7 @@ class _Tree:
         """
         ongoing: dict[int, list[tuple[int, tuple[int, ...]]]] = {}
         for number, answer in branches:
-            self.reads.append(Read(row, answer[depth], order, number))
+            self.reads.append(Read(row, answer[depth], 0, number))
             if depth + 1 < len(answer):
                 ongoing.setdefault(answer[depth], []).append((number, answer))
         for token, group in ongoing.items():
@@ -180,11 +201,11 @@ class _Tree:
                 node = self.add(inner, parent, position, of_answer=True)
                 first = self.places[node][0]
                 self.reads.extend(
-                    Read(first + step, answer[depth + 1 + step], order, number) for step in range(len(inner))
+                    Read(first + step, answer[depth + 1 + step], 0, number) for step in range(len(inner))
                 )
             else:
                 node = self.add([token], parent, position, of_answer=True)
-                self.grow(group, depth + 1, self.last_row(node), node, position + 1, order)
+                self.grow(group, depth + 1, self.last_row(node), node, position + 1)
 
     def segments(self) -> tuple[Segment, ...]:
         last = [stop for _, stop, _, _ in self.places]

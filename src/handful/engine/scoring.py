@@ -7,7 +7,7 @@ Knows nothing of prompts, methods or files.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -15,45 +15,65 @@ from torch import Tensor
 
 from handful import progress
 from handful.engine.base import Base
+from handful.engine.batching import Batch, batches, by_path, padded_batches
 from handful.engine.budget import watching, within_memory
-from handful.engine.forward import Batch, answer_logits, batches
+from handful.engine.forward import read_log_probabilities
 from handful.engine.graft import Graft
 from handful.engine.packing import Item
+from handful.engine.pruning import Pruning, pruned_scores
 from handful.examples import EncodedExample
 
 
 def batch_scores(base: Base, batch: Batch, graft: Graft, num_answers: int, saves_memory: bool = False) -> Tensor:
     """[items, answers] float32: log-probability of each answer's tokens after each prompt of the batch."""
-    logits, index = answer_logits(base, batch, graft, saves_memory)
-    tokens = torch.tensor([read.token for read in batch.reads], device=logits.device)
-    log_probabilities = logits[index, tokens] - logits.logsumexp(dim=-1)[index]
-    cell = torch.tensor([read.item * num_answers + read.answer for read in batch.reads], device=logits.device)
-    flat = torch.zeros(len(batch.items) * num_answers, dtype=torch.float32, device=logits.device)
+    log_probabilities = read_log_probabilities(base, batch, graft, saves_memory)
+    cell = torch.tensor([read.item * num_answers + read.answer for read in batch.reads], device=base.device)
+    flat = torch.zeros(len(batch.items) * num_answers, dtype=torch.float32, device=base.device)
     return flat.index_add(0, cell, log_probabilities).reshape(-1, num_answers)
 
 
 @torch.no_grad()
-def label_scores(base: Base, examples: Sequence[EncodedExample], graft: Graft) -> np.ndarray:
-    """[examples, labels] float64: log-probability of each label's answer, not normalised over the labels."""
+def label_scores(
+    base: Base, examples: Sequence[EncodedExample], graft: Graft, pruning: Pruning | None = None
+) -> np.ndarray:
+    """[examples, labels] float64: log-probability of each label's answer, not normalised over the labels.
+
+    pruning: which labels need not be finished; the score of such a one is an upper bound (engine/pruning.py). Texts
+    on the plain path are scored in full: without kept keys each round would run its prompts again.
+    """
     items = [Item(example.tokens, example.answers) for example in examples]
-    num_labels = len(items[0].answers) if items else 0
-    scores = np.zeros((len(items), num_labels))
+    scores = np.zeros((len(items), len(items[0].answers) if items else 0))
     waiting = list(range(len(items)))
 
     def score_waiting() -> None:
         asked = list(waiting)
-        left = [items[index] for index in asked]
-        for batch in batches(base, left, graft.num_virtual, base.token_budget, num_edited=graft.last_rows):
-            with watching(batch):
-                part = batch_scores(base, batch, graft, num_labels)
-            done = [asked[index] for index in batch.items]
-            scores[done] = part.double().cpu().numpy()
+        for members, part in _scored(base, [items[index] for index in asked], graft, pruning):
+            done = [asked[index] for index in members]
+            scores[done] = part
             waiting[:] = sorted(set(waiting) - set(done))
-            progress.amount("scored_tokens", batch.num_tokens)
             progress.advance(len(items) - len(waiting), len(items))
 
     within_memory(base, score_waiting, is_training=False)
     return scores
+
+
+def _scored(
+    base: Base, items: Sequence[Item], graft: Graft, pruning: Pruning | None
+) -> Iterator[tuple[Sequence[int], np.ndarray]]:
+    """(items, their scores [items, labels]) batch by batch. Raises OutOfMemory."""
+    budget = base.token_budget
+    several = {answers for answers in {item.answers for item in items} if max(map(len, answers), default=0) > 1}
+    if pruning is None or not several:
+        todo = batches(base, items, graft.num_virtual, budget, num_edited=graft.last_rows)
+    else:
+        fast, rest = by_path(base, items, graft.num_virtual)
+        yield from pruned_scores(base, items, fast, graft, budget, pruning)
+        todo = padded_batches(base, items, rest, graft.num_virtual, budget)
+    for batch in todo:
+        with watching(batch):
+            scores = batch_scores(base, batch, graft, len(items[0].answers))
+        progress.amount("scored_tokens", batch.num_tokens)
+        yield batch.items, scores.double().cpu().numpy()
 
 
 def bare_label_scores(base: Base, examples: Sequence[EncodedExample]) -> np.ndarray:

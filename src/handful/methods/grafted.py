@@ -18,6 +18,7 @@ from handful import progress
 from handful.calibration import batch_offset
 from handful.engine.base import Base
 from handful.engine.graft import Graft
+from handful.engine.pruning import Pruning
 from handful.engine.scoring import bare_label_scores, label_scores, normalise
 from handful.errors import RunError, SpecError
 from handful.examples import EncodedExample, Task
@@ -62,7 +63,11 @@ class GraftTuned:
             self.__exit__(None, None, None)
             raise
         self.num_trainable = self._graft.num_trainable
-        self.facts = {"label_offset": self.offset.tolist()} if self.offset.any() else {}
+        self.facts: dict[str, Any] = {"label_offset": self.offset.tolist()} if self.offset.any() else {}
+        # Priors and selections are taken in full: to them a label's log-probability matters however small it is.
+        self._pruning = None if task.prune_nats is None else Pruning(task.prune_nats, self.offset)
+        if self._pruning is not None:
+            self.facts["probability_bound"] = self._pruning.probability_bound
 
     def fit(
         self,
@@ -78,7 +83,8 @@ class GraftTuned:
 
     def predict(self, examples: Sequence[EncodedExample]) -> np.ndarray:
         """[examples, labels] float64 log-probabilities, normalised over the labels."""
-        return normalise(label_scores(self._base, examples, self._graft) + self.offset)
+        scores = label_scores(self._base, examples, self._graft, self._pruning)
+        return normalise(scores + self.offset)
 
     def save(self, folder: Path) -> None:
         """The adapter in its own format, and beside it how its scores become labels."""

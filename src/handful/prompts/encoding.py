@@ -84,6 +84,7 @@ def encode(split: Split, prompt: Prompt, tokenizer: Tokenizer | None) -> Encoded
         pool=_Lazy(len(split.pool), lambda: encoder.examples(tokenizer, split.pool, split.revision)),
         content_free=_Lazy(len(CONTENT_FREE), lambda: encoder.content_free(tokenizer)),
         text_tokens=encoder.task_tokens(tokenizer),
+        prune_nats=prompt.prune_nats,
     )
     return Encoded(
         task=task,
@@ -405,6 +406,7 @@ def _encoder(
         return None
     if not prompt.asks and not prompt.pieces(label_names, field_names):
         return None
+    prompt = dataclasses.replace(prompt, prune_nats=None)  # it changes no token
     knobs = {knob.name: getattr(prompt, knob.name) for knob in dataclasses.fields(prompt)}
     plain = {name: dict(value) if isinstance(value, Mapping) else value for name, value in knobs.items()}
     key = canonical_json([prompt.name, plain, list(label_names), list(field_names)])

@@ -67,13 +67,14 @@ def test_packed_scores_are_those_of_plain_transformers(kind: str) -> None:
     examples = draw_examples([1, 40, 3, 17, 29, 8])
     expected = one_by_one(base.model, examples)
     for budget in (64, 256, 4096):
-        assert relative(label_scores(base, examples, Graft(), budget), expected) < 1e-5
+        base.token_budget = budget
+        assert relative(label_scores(base, examples, Graft()), expected) < 1e-5
 
 
 def test_a_text_of_3000_tokens_beside_one_of_1_token() -> None:
     base = toy_base("llama")
     examples = draw_examples([1, 3000, 5])
-    assert relative(label_scores(base, examples, Graft(), 4096), one_by_one(base.model, examples)) < 1e-5
+    assert relative(label_scores(base, examples, Graft()), one_by_one(base.model, examples)) < 1e-5
 
 
 @pytest.mark.parametrize("kind", PLAIN)
@@ -81,14 +82,16 @@ def test_other_architectures_take_the_plain_path_and_are_exact(kind: str) -> Non
     base = toy_base(kind)
     assert not base.path.fast and base.path.why.startswith("plain path, because")
     examples = draw_examples([1, 40, 3, 17, 100, 8])
-    assert relative(label_scores(base, examples, Graft(), 512), one_by_one(base.model, examples)) < 1e-5
+    base.token_budget = 512
+    assert relative(label_scores(base, examples, Graft()), one_by_one(base.model, examples)) < 1e-5
 
 
 def test_texts_longer_than_a_sliding_window_are_exact_too() -> None:
     base = toy_base("gemma3")
     assert base.facts["sliding_window"] == 64
     examples = draw_examples([1, 90, 3, 130])
-    assert relative(label_scores(base, examples, Graft(), 512), one_by_one(base.model, examples)) < 1e-5
+    base.token_budget = 512
+    assert relative(label_scores(base, examples, Graft()), one_by_one(base.model, examples)) < 1e-5
 
 
 def test_a_model_with_grouped_heads_and_the_check_sees_a_wrong_attention(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,10 +112,10 @@ def test_a_model_with_grouped_heads_and_the_check_sees_a_wrong_attention(monkeyp
 def test_changing_one_text_moves_no_other() -> None:
     base = toy_base("qwen3")
     examples = draw_examples([9, 20, 31, 14])
-    before = label_scores(base, examples, Graft(), 4096)
+    before = label_scores(base, examples, Graft())
     changed = list(examples)
     changed[1] = EncodedExample("x", (*examples[1].tokens[:-3], 301, 302, 303), ANSWERS, 0, {})
-    after = label_scores(base, changed, Graft(), 4096)
+    after = label_scores(base, changed, Graft())
     assert np.abs(after - before)[1].max() > 1e-3
     others = [0, 2, 3]
     assert np.abs(after - before)[others].max() < 1e-5 * np.abs(before).max()
@@ -121,8 +124,9 @@ def test_changing_one_text_moves_no_other() -> None:
 def test_order_does_not_matter() -> None:
     base = toy_base("llama")
     examples = draw_examples([9, 20, 31, 14, 2])
-    forward = label_scores(base, examples, Graft(), 128)
-    backward = label_scores(base, examples[::-1], Graft(), 128)[::-1]
+    base.token_budget = 128
+    forward = label_scores(base, examples, Graft())
+    backward = label_scores(base, examples[::-1], Graft())[::-1]
     assert relative(backward, forward) < 1e-5
 
 
@@ -181,6 +185,7 @@ def test_head_sees_answer_rows_only() -> None:
         ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("gemma3", {"attn_logit_softcapping": 30.0}, "attn_logit_softcapping"),
         ("llama", {"hidden_act": "relu"}, "relu"),
+        ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "dynamic"),
     ],
 )
 def test_what_the_layers_do_not_know_is_refused(kind: str, changes: dict, why: str) -> None:
@@ -221,7 +226,7 @@ def test_scoring_77_labels_of_several_tokens() -> None:
     )
     base = toy_base("qwen2")
     examples = draw_examples([12, 30], answers=answers)
-    assert relative(label_scores(base, examples, Graft(), 4096), one_by_one(base.model, examples)) < 1e-5
+    assert relative(label_scores(base, examples, Graft()), one_by_one(base.model, examples)) < 1e-5
 
 
 @pytest.mark.parametrize("cut", [False, True])

@@ -130,7 +130,7 @@ def test_selection_keeps_the_best_epoch() -> None:
     losses = [point["selection_log_loss"] for point in curve.points]
     assert len(losses) == 4 and curve.chosen_by == "selection log-loss"
     assert curve.chosen_update == curve.points[int(np.argmin(losses))]["update"]
-    kept = normalise(label_scores(base, TRAIN[12:], graft, 4096))
+    kept = normalise(label_scores(base, TRAIN[12:], graft))
     assert log_loss(kept, np.array([e.label for e in TRAIN[12:]])) == pytest.approx(min(losses), rel=1e-6)
 
 

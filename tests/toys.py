@@ -31,7 +31,11 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {}),
     "gemma": ("gemma", {}),
-    "gemma3": ("gemma3_text", {"sliding_window": 64}),
+    # Both kinds of layer: they turn positions by different angles.
+    "gemma3": (
+        "gemma3_text",
+        {"sliding_window": 64, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    ),
     "gemma2": ("gemma2", {"sliding_window": 64}),
     "gpt2": ("gpt2", {"n_positions": 4096, "n_embd": 32, "n_layer": 3, "n_head": 4}),
     "gpt_neox": ("gpt_neox", {"num_key_value_heads": None}),

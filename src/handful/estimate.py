@@ -315,8 +315,9 @@ def _memory_bytes(spec: RunSpec, shape: Shape, settings: RunSettings, passes: fl
     else:
         total += tokens * (4 * shape.width + 3 * shape.mlp_width) * number
     if passes > 2:
-        # Gradients, two moments of Adam, and the copy that restores the base.
-        total += 4 * weights
+        # The copy that restores the base and its gradients; two moments of Adam in float32, and where the base has
+        # 16 bits float32 masters and their gradients.
+        total += 2 * weights + (2 if number == 4 else 4) * 4 * shape.parameters
     return round(total)
 
 

@@ -50,7 +50,7 @@ def run(
     Raises HandfulError, or whatever a library raises.
     """
     base = bases.resident(spec.model, settings.device)
-    base.token_budget = settings.token_budget
+    _set_budget(base, settings.token_budget)
     dataset = load_dataset(spec.data)
     split = draw_split(dataset, spec.num_labels, seed=derive_seed(spec.seed, "sample"))
     with progress.stage("encode"):
@@ -63,6 +63,13 @@ def run(
         learned = {"num_trainable": tuned.num_trainable, **tuned.facts, **_saved(tuned, settings, adapter_folder)}
     predictions = _predictions(encoded, log_probabilities)
     return _record(spec, base, encoded, split.facts, curve, learned, predictions), predictions
+
+
+def _set_budget(base: Base, asked: int) -> None:
+    """As the study asks, but no more than this base was seen to take."""
+    base.token_budget, base.recomputes = min(asked, base.most_tokens or asked), False
+    if base.token_budget < asked:
+        progress.note(f"token budget {base.token_budget}, because memory ran out before with more")
 
 
 def _predictions(encoded: Encoded, log_probabilities: np.ndarray) -> Predictions:
@@ -111,6 +118,8 @@ def _record(
         metrics=metrics(predictions.log_probabilities, predictions.labels),
         learned=learned,
         engine={"path": "none" if base.model is None else "fast" if base.path.fast else "plain"},
-        execution={"path": str(base.path), "base_load_seconds": base.load_seconds},
+        execution={
+            "path": str(base.path), "base_load_seconds": base.load_seconds, "token_budget": base.token_budget,
+        },
         facts={**base.facts, **split_facts, **encoded.facts},
     )

@@ -14,7 +14,7 @@ import math
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -170,37 +170,53 @@ def _study_from(plain: Mapping[str, Any], model: str | None, problems: list[str]
     if not isinstance(notes, list) or not all(isinstance(line, str) for line in notes):
         problems.append(f"notes must be a list of texts, got {notes!r}")
         notes = []
-    fixed, grid = plain.get("fixed", {}), plain.get("grid", {})
-    for part, table in (("fixed", fixed), ("grid", grid)):
+    fixed, grids = plain.get("fixed", {}), plain.get("grid", {})
+    places = [f"grid {number}" for number in range(1, len(grids) + 1)] if isinstance(grids, list) else ["grid"]
+    grids = grids if isinstance(grids, list) else [grids]
+    for part, table in (("fixed", fixed), *zip(places, grids, strict=True)):
         if not isinstance(table, dict):
             problems.append(f"[{part}] must be a table, got {table!r}")
             return None
         for key in table.keys() - set(SECTIONS):
             problems.append(f"unknown key {part}.{key}.{nearest(key, SECTIONS)} Known: {', '.join(SECTIONS)}")
-    for key in fixed.keys() & grid.keys():
-        problems.append(f"{key} stands in [fixed] and in [grid]: keep one of them")
-    for key, values in grid.items():
-        if not isinstance(values, list):
-            problems.append(f"grid.{key} must be a list of values, got {values!r}. Did you mean {key} = [{values!r}]?")
-        elif not values:
-            problems.append(f"grid.{key} is an empty list: give it at least one value")
-    for key in ("data", "method"):
-        if key not in fixed and key not in grid:
-            problems.append(f"{key} is missing: name it in [fixed] or [grid], such as {key} = {_example(key)}")
+    if not grids:
+        problems.append("grid is an empty list: give it at least one [[grid]]")
+    for key in set(fixed).intersection(*grids):
+        problems.append(f"{key} stands in [fixed] and in {'[grid]' if len(grids) == 1 else 'every grid'}: keep one")
+    for place, grid in zip(places, grids, strict=True):
+        _check_axes(place, fixed, grid, problems)
     execution = build(ExecutionSpec, plain.get("execution", {}), "execution", problems)
     if problems:
         return None
-    axes = [(key, grid[key] if key in grid else [fixed.get(key, DEFAULTS.get(key))]) for key in SECTIONS]
-    cells = []
-    for values in itertools.product(*(values for _, values in axes)):
-        cell = {key: _named(key, value) for (key, _), value in zip(axes, values, strict=True)}
-        if model is not None and isinstance(cell["model"], dict) and cell["model"].get("name") != "none":
-            cell["model"] = {k: v for k, v in cell["model"].items() if k != "revision"} | {"checkpoint": model}
-        cells.append(cell)
+    cells = [cell for grid in grids for cell in _cells(fixed, grid, model)]
     for cell in cells:
         check_cell(cell, problems)
     assert execution is not None or problems
     return StudySpec(name, tuple(cells), execution or ExecutionSpec(), tuple(notes))
+
+
+def _check_axes(place: str, fixed: Mapping[str, Any], grid: Mapping[str, Any], problems: list[str]) -> None:
+    """Adds what is wrong with the lists of one grid."""
+    for key, values in grid.items():
+        if not isinstance(values, list):
+            problems.append(
+                f"{place}.{key} must be a list of values, got {values!r}. Did you mean {key} = [{values!r}]?"
+            )
+        elif not values:
+            problems.append(f"{place}.{key} is an empty list: give it at least one value")
+    for key in ("data", "method"):
+        if key not in fixed and key not in grid:
+            problems.append(f"{key} is missing: name it in [fixed] or [{place}], such as {key} = {_example(key)}")
+
+
+def _cells(fixed: Mapping[str, Any], grid: Mapping[str, Any], model: str | None) -> Iterator[dict[str, Any]]:
+    """Every combination of a grid's items; what the grid does not name is fixed, or has its default."""
+    axes = [(key, grid[key] if key in grid else [fixed.get(key, DEFAULTS.get(key))]) for key in SECTIONS]
+    for values in itertools.product(*(values for _, values in axes)):
+        cell = {key: _named(key, value) for (key, _), value in zip(axes, values, strict=True)}
+        if model is not None and isinstance(cell["model"], dict) and cell["model"].get("name") != "none":
+            cell["model"] = {k: v for k, v in cell["model"].items() if k != "revision"} | {"checkpoint": model}
+        yield cell
 
 
 def _named(key: str, value: Any) -> Any:

@@ -19,6 +19,7 @@ import torch
 
 from handful import models
 from handful.data import draw_split, load_dataset
+from handful.engine.budget import LARGEST_BUDGET, fitting_budget
 from handful.errors import DataError, HandfulError, ModelError, SpecError
 from handful.examples import Dataset, Example, Split
 from handful.executors import EXECUTORS, Event, OnEvent
@@ -32,7 +33,6 @@ from handful.spec import FAMILIES, ExecutionSpec, RunSpec, StudySpec, resolve_ce
 
 EXECUTOR = "local"
 
-TOKEN_BUDGETS = {"cpu": 4096, "cuda": 16384}
 """Tokens in one pack where neither the study file nor the study folder names a budget."""
 
 
@@ -188,20 +188,24 @@ def _hardest(dataset: Dataset, shortened: str | None) -> Split:
 # -- running -------------------------------------------------------------------------------------------
 
 
-def default_settings(execution: ExecutionSpec, stored: Mapping[str, Any]) -> RunSettings:
+def default_settings(
+    execution: ExecutionSpec, stored: Mapping[str, Any], fitting_budget: int | None = None
+) -> RunSettings:
     """Where runs happen: what the study file says, else what the folder keeps, else what fits this machine.
 
     stored: `StudyFolder.execution()`. Keeping budget and threads keeps the rounding, so a cell that is run
-    again gives the same record. Raises SpecError for a CUDA device that is not there.
+    again gives the same record. fitting_budget: as measured, else the largest. Raises SpecError for a CUDA
+    device that is not there.
     """
     device = execution.device
     if device == "cuda" and not torch.cuda.is_available():
         raise SpecError('device = "cuda", but torch finds no CUDA device here: take "cpu" or "auto"')
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    budget = execution.token_budget or _stored_integer(stored, "token_budget") or TOKEN_BUDGETS[device]
-    cores = _threads()
     # A folder from a larger machine must not crowd this one.
+    fitting = fitting_budget or LARGEST_BUDGET[device]
+    budget = execution.token_budget or min(_stored_integer(stored, "token_budget") or fitting, fitting)
+    cores = _threads()
     threads = execution.threads or min(_stored_integer(stored, "threads") or cores, cores)
     return RunSettings(device=device, threads=threads, token_budget=budget, save=execution.save)
 
@@ -225,11 +229,11 @@ def run_plan(plan: Plan, execution: ExecutionSpec, output: Path, on_event: OnEve
     default_settings(execution, {})
     folder = StudyFolder(output)
     folder.plan_if_any()  # raises on a format not read here, which is left alone
-    _load_bases(pending_runs(plan, folder), default_settings(execution, folder.execution()).device)
+    fitting = _load_bases(pending_runs(plan, folder), default_settings(execution, folder.execution()).device)
     folder.create()
     with folder.locked():
         stored = folder.execution()
-        settings = default_settings(execution, stored)
+        settings = default_settings(execution, stored, fitting)
         pending = pending_runs(plan, folder)
         finished = len(plan.distinct) - len(pending)
         folder.write_execution(_kept_settings(settings, stored, finished))
@@ -238,13 +242,18 @@ def run_plan(plan: Plan, execution: ExecutionSpec, output: Path, on_event: OnEve
     return outcome(plan, folder)
 
 
-def _load_bases(pending: Sequence[RunSpec], device: str) -> None:
+def _load_bases(pending: Sequence[RunSpec], device: str) -> int | None:
     """Loads every base that is needed once, so that one which can't be loaded ends the study before it writes.
 
-    The first one is loaded last: it stays for the first runs. Raises ModelError.
+    The first one is loaded last: it stays for the first runs. Gives the token budget that fits all of them, None
+    where none is a language model. Raises ModelError.
     """
+    budgets = []
     for model in reversed(list(dict.fromkeys(spec.model for spec in pending))):
-        models.resident(model, device)
+        base = models.resident(model, device)
+        if base.model is not None:
+            budgets.append(fitting_budget(base))
+    return min(budgets, default=None)
 
 
 def pending_runs(plan: Plan, folder: StudyFolder) -> tuple[RunSpec, ...]:

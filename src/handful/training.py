@@ -18,6 +18,7 @@ from torch import Tensor
 
 from handful import progress
 from handful.engine.base import Base
+from handful.engine.budget import saves_memory, watching, within_memory
 from handful.engine.forward import batches
 from handful.engine.graft import Graft
 from handful.engine.packing import Item
@@ -114,6 +115,34 @@ class Curve:
         }
 
 
+class _Masters:
+    """Float32 copies of the tensors that are trained in 16 bits, for the optimizer to step: an update smaller than a
+    weight's rounding is lost on the weight itself (Micikevicius et al. 2018). A float32 tensor is its own master.
+
+    of: each tensor's master.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.of = {
+            tensor: tensor if tensor.dtype == torch.float32 else tensor.detach().float().requires_grad_()
+            for tensor in tensors
+        }
+        self._copies = [(tensor, master) for tensor, master in self.of.items() if master is not tensor]
+
+    def take_gradients(self) -> None:
+        """Moves the gradients of the 16-bit tensors to their masters."""
+        for tensor, master in self._copies:
+            master.grad = None if tensor.grad is None else tensor.grad.float()
+            tensor.grad = None
+
+    @torch.no_grad()
+    def give_back(self) -> None:
+        """Rounds the masters into the tensors, and forgets their gradients."""
+        for tensor, master in self._copies:
+            tensor.copy_(master)
+            master.grad = None
+
+
 @dataclass
 class _Best:
     log_loss: float = math.inf
@@ -139,8 +168,12 @@ def fit_graft(
     if not train:
         raise RunError("there are no labelled texts to train on: num_labels must be above 0 for this method")
     tensors = [tensor for group in graft.parameters for tensor in group.tensors]
+    masters = _Masters(tensors)
     optimizer = torch.optim.AdamW(
-        [{"params": group.tensors, "lr": group.learning_rate} for group in graft.parameters],
+        [
+            {"params": [masters.of[tensor] for tensor in group.tensors], "lr": group.learning_rate}
+            for group in graft.parameters
+        ],
         weight_decay=training.weight_decay,
     )
     total = training.num_updates(len(train))
@@ -152,19 +185,20 @@ def fit_graft(
     first_loss: float | None = None
     with torch.random.fork_rng(devices=[]):
         for update, members in enumerate(_steps(len(train), training.batch_size, total, seed), start=1):
-            torch.manual_seed(derive_seed(seed, "dropout", update))
-            loss = _step(base, graft, [train[index] for index in members], training, bias)
+            chosen = [train[index] for index in members]
+            loss = _step(base, graft, chosen, training, bias, derive_seed(seed, "dropout", update))
             first_loss = loss if first_loss is None else first_loss
             if not math.isfinite(loss) or loss > 5 * first_loss + 20:
                 raise RunError(
                     f"training diverged: the loss was {loss:.4g} at update {update} of {total}, {first_loss:.4g} at "
                     f"first. Lower the learning rate (now {graft.parameters[0].learning_rate:g}) or add warm-up"
                 )
-            norm = torch.nn.utils.clip_grad_norm_(tensors, training.max_grad_norm)
+            masters.take_gradients()
+            norm = torch.nn.utils.clip_grad_norm_(masters.of.values(), training.max_grad_norm)
             if not torch.isfinite(norm):
                 raise RunError(f"training diverged: the gradient is not a number at update {update} of {total}")
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            masters.give_back()
             schedule.step()
             losses.append(loss)
             progress.advance(update, total)
@@ -208,31 +242,47 @@ def _steps(num_train: int, batch_size: int, total: int, seed: int) -> Iterator[l
 
 
 def _step(
-    base: Base, graft: Graft, members: Sequence[EncodedExample], training: TrainingSpec, bias: Tensor
+    base: Base, graft: Graft, members: Sequence[EncodedExample], training: TrainingSpec, bias: Tensor, seed: int
 ) -> float:
-    """Adds the gradient of the mean loss over `members`; gives that loss."""
+    """Adds the gradient of the mean loss over `members`; gives that loss. seed: of the dropout.
+
+    When memory runs out, the step begins again in smaller passes: the same step, rounded otherwise.
+    """
     gold_only = training.loss == "answer"
     items = [
         Item(example.tokens, (example.answers[example.label],) if gold_only else example.answers)
         for example in members
     ]
     labels = torch.tensor([example.label for example in members], device=base.device)
-    total = 0.0
-    graft.train(True)
-    try:
+
+    def attempt() -> float:
+        torch.manual_seed(seed)
+        _forget_gradients(graft)
+        total = 0.0
         for batch in batches(base, items, graft.num_virtual, base.token_budget, num_edited=graft.last_rows):
-            scores = batch_scores(base, batch, graft, len(items[0].answers))
-            if gold_only:
-                loss = -scores.sum()
-            else:
-                gold = labels[list(batch.items)]
-                loss = torch.nn.functional.cross_entropy(scores + bias, gold, reduction="sum")
-            (loss / len(members)).backward()
+            with watching(batch):
+                scores = batch_scores(base, batch, graft, len(items[0].answers), saves_memory(base, batch))
+                if gold_only:
+                    loss = -scores.sum()
+                else:
+                    gold = labels[list(batch.items)]
+                    loss = torch.nn.functional.cross_entropy(scores + bias, gold, reduction="sum")
+                (loss / len(members)).backward()
             total += float(loss.detach())
             progress.amount("train_tokens", batch.num_tokens)
+        return total / len(members)
+
+    graft.train(True)
+    try:
+        return within_memory(base, attempt, is_training=True)
     finally:
         graft.train(False)
-    return total / len(members)
+
+
+def _forget_gradients(graft: Graft) -> None:
+    for group in graft.parameters:
+        for tensor in group.tensors:
+            tensor.grad = None
 
 
 def _select(
@@ -246,7 +296,7 @@ def _select(
 ) -> dict[str, float]:
     """Measures the selection texts, and keeps the tensors when they are the best so far."""
     with progress.stage("select"):
-        scores = normalise(label_scores(base, selection, graft, base.token_budget) + offset)
+        scores = normalise(label_scores(base, selection, graft) + offset)
     labels = np.array([example.label for example in selection])
     measured = log_loss(scores, labels)
     if not math.isfinite(measured):

@@ -33,7 +33,9 @@ class Base:
     """A frozen base: the model, its tokenizer and where it lies. The base `none` has neither.
 
     facts go into the record (architecture, number of parameters). token_budget: tokens in one forward pass,
-    a power of two, chosen once per study. bare_scores: label scores of the base alone, by content of the prompts.
+    a power of two, chosen once per study; most_tokens: what it came down to when memory ran out; bytes_per_token:
+    as measured; recomputes: one text alone did not fit (all three: engine/budget.py). bare_scores: label scores
+    of the base alone, by content of the prompts.
     """
 
     model: Any
@@ -43,6 +45,9 @@ class Base:
     context_length: int | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     token_budget: int = 4096
+    most_tokens: int | None = None
+    bytes_per_token: float | None = None
+    recomputes: bool = False
     bare_scores: dict[str, Any] = field(default_factory=dict)
     load_seconds: float = 0.0
 

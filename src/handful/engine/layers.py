@@ -57,7 +57,7 @@ class Call:
     edits_cut: tuple[Tensor, Tensor] | None = None
     saves_memory: bool = False
     num_run: int = 0
-    rotations: dict[tuple[int, bool], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    rotations: dict[tuple[int, bool], tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
 
 
 def check_anatomy(config: Any, layers: Sequence[nn.Module]) -> None:
@@ -68,6 +68,11 @@ def check_anatomy(config: Any, layers: Sequence[nn.Module]) -> None:
     for setting in ("attn_logit_softcapping", "use_bidirectional_attention", "num_local_experts"):
         if getattr(config, setting, None):
             raise Unsupported(f"{setting} = {getattr(config, setting)} is not known")
+    positions = getattr(config, "rope_parameters", None) or {}
+    for kind_of_positions in (positions, *(part for part in positions.values() if isinstance(part, dict))):
+        if kind_of_positions.get("rope_type") in ("dynamic", "longrope"):
+            # Their angles follow the longest text of a pass: texts of one pack would change each other's.
+            raise Unsupported(f"rotary positions of type {kind_of_positions['rope_type']!r} are not known")
     if _activation(config) not in _ACTIVATIONS:
         raise Unsupported(f"the activation {_activation(config)!r} is not known")
     for layer in layers:
@@ -85,7 +90,7 @@ def _activation(config: Any) -> str:
 
 
 def run_layer(layer: Any, number: int, config: Any, x: Tensor, cos: Tensor, sin: Tensor, call: Call) -> Tensor:
-    """Layer `number` on x [tokens, width]; cos, sin [tokens, head_dim]. Gives [tokens, width], or [answer rows,
+    """Layer `number` on x [tokens, width]; cos, sin [1, tokens, head_dim]. Gives [tokens, width], or [answer rows,
     width] of the last one.
     """
     if call.saves_memory and torch.is_grad_enabled():
@@ -141,14 +146,14 @@ def _norm(module: Any, plus_one: bool) -> Norm:
 
 
 def _angles(cos: Tensor, sin: Tensor, call: Call, is_cut: bool) -> tuple[Tensor, Tensor]:
-    """[rows, 1, head_dim / 2] each: both halves of a head turn alike. Made once per pack, not per layer."""
+    """[rows, 1, head_dim / 2] each: both halves of a head turn alike. Made once per pack and kind of layer."""
     key = (id(cos), is_cut)
     if key not in call.rotations:
         half = cos.shape[-1] // 2
-        rows = (tensor[call.rows] if is_cut else tensor for tensor in (cos, sin))
+        rows = (tensor[0, call.rows] if is_cut else tensor[0] for tensor in (cos, sin))
         first, second = (tensor[:, :half].unsqueeze(1).contiguous() for tensor in rows)
-        call.rotations[key] = (first, second)
-    return call.rotations[key]
+        call.rotations[key] = (first, second, cos)  # kept alive: its id is the key
+    return call.rotations[key][:2]
 
 
 def _positioned(x: Tensor, head_dim: int, norm: Any, plus_one: bool, cos: Tensor, sin: Tensor) -> Tensor:
@@ -162,7 +167,7 @@ def _positioned(x: Tensor, head_dim: int, norm: Any, plus_one: bool, cos: Tensor
 def _is_frozen(module: Any, call: Call) -> bool:
     """A plain linear map that gets no gradient itself, or one with a known addition."""
     linear = call.graft.added[module].frozen if module in call.graft.added else module
-    return type(linear) is nn.Linear and not linear.weight.requires_grad
+    return type(linear) is nn.Linear and not any(tensor.requires_grad for tensor in linear.parameters())
 
 
 def _project(x: Tensor, norm: Norm | None, modules: Sequence[Any], call: Call) -> tuple[Tensor, ...]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from handful import progress
 from handful.engine.base import Base
+from handful.engine.budget import watching, within_memory
 from handful.engine.forward import Batch, answer_logits, batches
 from handful.engine.graft import Graft
 from handful.engine.packing import Item
@@ -32,17 +33,26 @@ def batch_scores(base: Base, batch: Batch, graft: Graft, num_answers: int, saves
 
 
 @torch.no_grad()
-def label_scores(base: Base, examples: Sequence[EncodedExample], graft: Graft, token_budget: int) -> np.ndarray:
+def label_scores(base: Base, examples: Sequence[EncodedExample], graft: Graft) -> np.ndarray:
     """[examples, labels] float64: log-probability of each label's answer, not normalised over the labels."""
     items = [Item(example.tokens, example.answers) for example in examples]
     num_labels = len(items[0].answers) if items else 0
     scores = np.zeros((len(items), num_labels))
-    done = 0
-    for batch in batches(base, items, graft.num_virtual, token_budget, num_edited=graft.last_rows):
-        scores[list(batch.items)] = batch_scores(base, batch, graft, num_labels).double().cpu().numpy()
-        done += len(batch.items)
-        progress.amount("scored_tokens", batch.num_tokens)
-        progress.advance(done, len(items))
+    waiting = list(range(len(items)))
+
+    def score_waiting() -> None:
+        asked = list(waiting)
+        left = [items[index] for index in asked]
+        for batch in batches(base, left, graft.num_virtual, base.token_budget, num_edited=graft.last_rows):
+            with watching(batch):
+                part = batch_scores(base, batch, graft, num_labels)
+            done = [asked[index] for index in batch.items]
+            scores[done] = part.double().cpu().numpy()
+            waiting[:] = sorted(set(waiting) - set(done))
+            progress.amount("scored_tokens", batch.num_tokens)
+            progress.advance(len(items) - len(waiting), len(items))
+
+    within_memory(base, score_waiting, is_training=False)
     return scores
 
 
@@ -53,7 +63,7 @@ def bare_label_scores(base: Base, examples: Sequence[EncodedExample]) -> np.ndar
         content.update(repr((example.tokens, example.answers)).encode())
     key = content.hexdigest()
     if key not in base.bare_scores:
-        base.bare_scores[key] = label_scores(base, examples, Graft(), base.token_budget)
+        base.bare_scores[key] = label_scores(base, examples, Graft())
     return base.bare_scores[key].copy()  # type: ignore[no-any-return]
 
 

@@ -19,10 +19,11 @@ from typing import ClassVar
 import torch
 
 from handful import models
+from handful.engine.memory import is_out_of_memory
 from handful.errors import HandfulError, StudyError
 from handful.executors.environment import PeakMemory, device_name, environment
 from handful.executors.executor import CellEnded, CellProgress, CellStarted, OnEvent
-from handful.progress import Journal, note, recording
+from handful.progress import Journal, recording
 from handful.results import Predictions, RunRecord, StudyFolder
 from handful.run import RunSettings
 from handful.run import run as run_line
@@ -30,9 +31,6 @@ from handful.spec import RunSpec
 
 SHOWN_FRAMES = 8
 """Innermost frames that a failed record keeps."""
-
-SMALLEST_BUDGET = 256
-"""Tokens in one forward pass below which running out of memory is not retried."""
 
 
 class LocalExecutor:
@@ -84,7 +82,7 @@ def _run_cell(spec: RunSpec, folder: StudyFolder, settings: RunSettings, on_even
     predictions: Predictions | None = None
     with recording(lambda stage, done, total: on_event(CellProgress(stage, done, total))) as journal:
         try:
-            record, predictions = _within_memory(spec, settings, adapter)
+            record, predictions = run_line(spec, settings, adapter if settings.save != "none" else None)
         except Exception as error:
             record = failed(error)
             if not isinstance(error, HandfulError):
@@ -108,7 +106,7 @@ def _run_cell(spec: RunSpec, folder: StudyFolder, settings: RunSettings, on_even
         "notes": list(journal.notes),
     }
     try:
-        return folder.write_record(replace(record, execution={**record.execution, **told}), predictions)
+        return folder.write_record(replace(record, execution={**told, **record.execution}), predictions)
     except OSError as error:
         raise StudyError(
             f"the record of {cell_label(spec)} cannot be written to {folder.path} "
@@ -117,34 +115,13 @@ def _run_cell(spec: RunSpec, folder: StudyFolder, settings: RunSettings, on_even
     except Exception as error:
         # A number that is none, or something that is no plain data, came out of the run: no record holds it.
         record = failed(error)
-        return folder.write_record(replace(record, execution={**record.execution, **told}), None)
-
-
-def _within_memory(spec: RunSpec, settings: RunSettings, adapter: Path) -> tuple[RunRecord, Predictions]:
-    """The run; when memory runs out, the run from its start with half the tokens in one forward pass.
-
-    The same optimizer steps and texts, other rounding: the note in the record excuses it.
-    """
-    while True:
-        try:
-            return run_line(spec, settings, adapter if settings.save != "none" else None)
-        except Exception as error:
-            if not _is_out_of_memory(error) or settings.token_budget <= SMALLEST_BUDGET:
-                raise
-            _remove(adapter)
-        # Outside the except block, so that the failed run's tensors are free.
-        models.forget()
-        settings = replace(settings, token_budget=settings.token_budget // 2)
-        note(f"ran out of memory: token budget halved to {settings.token_budget}")
+        return folder.write_record(replace(record, execution={**told, **record.execution}), None)
 
 
 def reason(error: Exception, settings: RunSettings) -> str:
     """Why a cell failed, in one line and without this machine's folders; the report shows it."""
-    if _is_out_of_memory(error):
-        return (
-            f"out of memory on {settings.device}, even with {min(settings.token_budget, SMALLEST_BUDGET)} tokens in "
-            "one forward pass: set a smaller max_tokens in the prompt, or take a smaller model"
-        )
+    if is_out_of_memory(error):
+        return f"out of memory on {settings.device}: free memory there, or take a smaller model"
     text = str(error) if isinstance(error, HandfulError) else f"{type(error).__name__}: {error}"
     return _ABSOLUTE_FOLDERS.sub("", " ".join(text.split()))
 
@@ -177,13 +154,6 @@ def rates(journal: Journal, record: RunRecord, num_test: int) -> dict[str, dict[
 
 
 _ABSOLUTE_FOLDERS = re.compile(r"""(?<![\w:/.])/(?:[^\s/'"`]+/)+(?=[^\s/'"`])""")
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # torch has an error of its own on CUDA only; on the CPU it raises a RuntimeError that says so.
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
 
 
 def _remove(adapter: Path) -> None:

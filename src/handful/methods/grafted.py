@@ -78,7 +78,7 @@ class GraftTuned:
 
     def predict(self, examples: Sequence[EncodedExample]) -> np.ndarray:
         """[examples, labels] float64 log-probabilities, normalised over the labels."""
-        return normalise(label_scores(self._base, examples, self._graft, self._base.token_budget) + self.offset)
+        return normalise(label_scores(self._base, examples, self._graft) + self.offset)
 
     def save(self, folder: Path) -> None:
         """The adapter in its own format, and beside it how its scores become labels."""
@@ -169,4 +169,4 @@ def pool_prior(base: Base, task: Task, size: int, graft: Graft | None = None) ->
         )
     if graft is None:
         return batch_offset(normalise(bare_label_scores(base, pool)))
-    return batch_offset(normalise(label_scores(base, pool, graft, base.token_budget)))
+    return batch_offset(normalise(label_scores(base, pool, graft)))

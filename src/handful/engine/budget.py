@@ -1,0 +1,136 @@
+"""How many tokens go through at once: measured beforehand, less when memory runs out all the same.
+
+Knows nothing of prompts, methods or files.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+from handful import progress
+from handful.engine.base import Base
+from handful.engine.forward import Batch, answer_logits, batches
+from handful.engine.graft import Graft
+from handful.engine.memory import available_bytes, give_back_freed_memory, is_out_of_memory, kept_bytes
+from handful.engine.packing import Item
+from handful.errors import RunError
+
+LARGEST_BUDGET = {"cpu": 4096, "cuda": 32768}
+"""Tokens in one forward pass above which nothing gets faster (docs/benchmarks.md; CUDA: not yet run on a GPU)."""
+
+SMALLEST_BUDGET = 64
+
+SHARE = 1 / 3
+"""Of the available memory, what kept activations may take: about as much is made on the way back, and others on
+the machine want theirs."""
+
+_PROBE_TOKENS = 512
+
+T = TypeVar("T")
+
+
+class OutOfMemory(Exception):
+    """Memory ran out in one forward pass or its way back; batch: with what inside."""
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__(f"{len(batch.items)} texts, {batch.num_tokens} tokens")
+        self.num_items, self.num_tokens = len(batch.items), batch.num_tokens
+
+
+def bytes_per_token(base: Base) -> float:
+    """What training keeps of one token for the way back, measured once per base on a text of random tokens."""
+    if base.bytes_per_token is None:
+        generator = torch.Generator().manual_seed(0)
+        size = min(_PROBE_TOKENS, (base.context_length or _PROBE_TOKENS) - 1)
+        tokens = torch.randint(0, int(base.facts["vocabulary"]), (size,), generator=generator).tolist()
+        # A virtual token that wants a gradient stands for any method: all that comes after it is kept.
+        virtual = torch.zeros(1, int(base.facts["width"]), device=base.device, requires_grad=True)
+        graft = Graft(prefix_embeddings=lambda: virtual, num_virtual=1)
+        (batch,) = batches(base, [Item(tuple(tokens), ((tokens[0],),))], 1, size + 1)
+        kept = kept_bytes(lambda: answer_logits(base, batch, graft), list(base.network.parameters()))
+        base.bytes_per_token = kept / batch.num_tokens
+    return base.bytes_per_token
+
+
+def fitting_budget(base: Base) -> int:
+    """The token budget for a base on its device as it stands: a power of two, at most LARGEST_BUDGET."""
+    budget = LARGEST_BUDGET[base.device.type]
+    room = SHARE * available_bytes(base.device)
+    while budget > SMALLEST_BUDGET and budget * bytes_per_token(base) > room:
+        budget //= 2
+    if budget < LARGEST_BUDGET[base.device.type]:
+        give_back_freed_memory()
+    return budget
+
+
+def saves_memory(base: Base, batch: Batch) -> bool:
+    """Whether a batch's activations are to be computed again on the way back: only where it is one text, longer
+    than the budget, that alone would not fit otherwise.
+    """
+    if len(batch.items) > 1:
+        return False
+    if not base.recomputes and batch.num_tokens > base.token_budget:
+        wanted = batch.num_tokens * bytes_per_token(base)
+        if wanted > 2 * SHARE * available_bytes(base.device):
+            base.recomputes = True
+            give_back_freed_memory()
+    return base.recomputes
+
+
+@contextmanager
+def watching(batch: Batch) -> Iterator[None]:
+    """Raises OutOfMemory where memory runs out inside."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(batch) from None
+
+
+def within_memory(base: Base, work: Callable[[], T], is_training: bool) -> T:
+    """What `work` gives; whenever OutOfMemory comes out of it, work again on a base that takes less.
+
+    Raises RunError where nothing is left to give.
+    """
+    while True:
+        try:
+            return work()
+        except OutOfMemory as failure:
+            size = failure.num_items, failure.num_tokens
+        # Outside the except block, which holds on to the failed pass.
+        _give_way(base, *size, is_training)
+
+
+def _give_way(base: Base, num_items: int, num_tokens: int, is_training: bool) -> None:
+    """Halves the token budget of a base after memory ran out, or, where one text alone did not fit, has its
+    activations computed again on the way back. Raises RunError when neither is left.
+    """
+    gc.collect()
+    if base.device.type == "cuda":
+        torch.cuda.empty_cache()
+    else:
+        give_back_freed_memory()
+    if num_items > 1 and base.token_budget > SMALLEST_BUDGET:
+        budget = base.token_budget // 2
+        while budget >= num_tokens and budget > SMALLEST_BUDGET:
+            budget //= 2
+        base.token_budget = base.most_tokens = budget
+        progress.note(f"ran out of memory: token budget halved to {budget}")
+    elif is_training and base.path.fast and not base.recomputes:
+        base.recomputes = True
+        progress.note(
+            f"ran out of memory with one text of {num_tokens} tokens alone: the activations of such texts are "
+            "computed again on the way back"
+        )
+    else:
+        texts = "one text" if num_items == 1 else f"{num_items} texts"
+        raise RunError(
+            f"out of memory on {base.device}, even with {texts} of {num_tokens} tokens in one forward pass: set a "
+            "smaller max_tokens in the prompt, or take a smaller model"
+        )

@@ -1,12 +1,15 @@
 """handful measured against others on this machine, in one run: `make bench`, or `make bench-quick` in five minutes.
 
-    python benchmarks/bench.py [--quick] [--sections train score study] [--shapes 15m 135m] [--rounds 3]
+    python benchmarks/bench.py [--quick] [--sections train score study] [--shapes 15m 135m] [--rounds 3] [--resume]
 
-Each tool is a process of its own, and they run in turn: A B C A B C A B C. Prints one table and writes it, with all
-measurements, to --output. Peers live in environments of their own (environments.py), what is measured stands in
-plan.py. Needs the IMDB reviews: HANDFUL_DATA names the folder that holds imdb/train.parquet and imdb/test.parquet.
+Each tool is a process of its own, and they run in turn: A B C A B C A B C. Every measurement waits for a moment in
+which the machine is idle, and one that other processes disturbed is done again. Prints one table and writes it, with
+all measurements, to --output. --minutes ends a run early, between rounds; --resume goes on where the last one ended.
+Peers live in environments of their own (environments.py), what is measured stands in plan.py. Needs the IMDB
+reviews: HANDFUL_DATA names the folder that holds imdb/train.parquet and imdb/test.parquet.
 
-Exit codes: 0 all measured; 1 a tool failed, the table says which; 2 something to put right, said on stderr.
+Exit codes: 0 all measured; 1 a tool failed, the table says which; 2 something to put right, said on stderr; 3 ended
+by --minutes.
 """
 
 from __future__ import annotations
@@ -20,17 +23,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import environments
 import flops
 import plan
 import report
 from jobs import SETTINGS, SHAPES, STUDY_DROPOUTS, STUDY_SIZES, STUDY_TEST
-from measure import Measured, run
+from measure import Measured, run, wait_for_quiet
 
 HERE = Path(__file__).resolve().parent
 CACHE = HERE / ".cache"
@@ -38,6 +41,13 @@ LIMIT_SECONDS = 1800.0
 """After which a tool is given up."""
 
 STUDY_SHAPE = "15m"
+GEMM = "matrix products"
+TOKENS_PER_PACK = 4096
+"""What a pack is taken to hold when FLOPs are counted; a smaller one would repeat the shared tokens more often."""
+
+
+class OutOfTime(Exception):
+    """--minutes are over."""
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -52,6 +62,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--study-test", type=int, default=STUDY_TEST, help="test reviews")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of every tool")
     parser.add_argument("--output", type=Path, default=HERE / "results", help="folder of bench.json and bench.md")
+    parser.add_argument("--wait", type=float, default=60.0, help="seconds, at most, for an idle machine each time")
+    parser.add_argument("--again", type=int, default=1, help="how often a disturbed measurement is repeated")
+    parser.add_argument("--minutes", type=float, help="after which no round is begun")
+    parser.add_argument("--resume", action="store_true", help="keep what the output folder holds, do what is missing")
     args = parser.parse_args(argv)
     args.sections = args.sections or (["train", "score"] if args.quick else ["train", "score", "study"])
     args.shapes = args.shapes or list(plan.QUICK if args.quick else plan.FULL)
@@ -63,10 +77,10 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace, command: str) -> None:
         self.args = args
+        self.command = command
+        self.end = time.perf_counter() + 60 * args.minutes if args.minutes else float("inf")
+        self.file = args.output / ("quick.json" if args.quick else "bench.json")
         self.results: dict[str, Any] = {
-            "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            "command": command,
-            "commit": _commit(),
             "machine": _machine(),
             "threads": args.threads,
             "settings": SETTINGS,
@@ -74,9 +88,15 @@ class Bench:
             "jobs": {},
             "measurements": [],
         }
+        if args.resume and self.file.is_file():
+            kept = json.loads(self.file.read_text(encoding="utf-8"))
+            for name in ("machine", "threads", "settings"):
+                if kept[name] != json.loads(json.dumps(self.results[name])):
+                    _refuse(f"{self.file} was measured with another {name}: leave --resume away")
+            self.results = kept
 
     def run(self) -> None:
-        """All sections asked for."""
+        """All sections asked for. Raises OutOfTime."""
         needed = [tool.environment for section in self.args.sections for tool in self._tools(section)]
         for name in dict.fromkeys([environments.MAIN, *needed]):
             environments.ensure(name)
@@ -90,11 +110,9 @@ class Bench:
 
     def write(self) -> None:
         """JSON and Markdown, again after every measurement so that nothing is lost."""
-        folder = self.args.output
-        folder.mkdir(parents=True, exist_ok=True)
-        name = "quick" if self.args.quick else "bench"
-        (folder / f"{name}.json").write_text(json.dumps(self.results, indent=1) + "\n", encoding="utf-8")
-        (folder / f"{name}.md").write_text(report.markdown(self.results), encoding="utf-8")
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.write_text(json.dumps(self.results, indent=1) + "\n", encoding="utf-8")
+        self.file.with_suffix(".md").write_text(report.markdown(self.results), encoding="utf-8")
 
     def _tools(self, section: str) -> list[plan.Tool]:
         every = {"train": plan.TRAINING, "score": plan.SCORING, "study": plan.TRAINING[:2]}[section]
@@ -107,32 +125,41 @@ class Bench:
         train, test = self.args.reviews or (amounts.train, amounts.test)
         path = Path(_prepare("--shape", shape, "--train", str(train), "--test", str(test)))
         job = json.loads(path.read_text(encoding="utf-8"))
-        self.results["jobs"][f"{section} {shape}"] = _about(job, section, shape, self.args.rounds)
+        self._describe(f"{section} {shape}", _about(job, section, shape, self.args.rounds))
+        titles = {GEMM, *(tool.title for tool in self._tools(section))}
         for number in range(1, self.args.rounds + 1):
-            margins: list[float] = []
-            self._gemm(section, shape, number)
-            for tool in self._tools(section):
-                measured = self._run_tool(tool, path)
-                row = {"section": section, "shape": shape, "tool": tool.title, "round": number, **_figures(measured)}
-                found = measured.result.get("margins")
-                if tool.title == plan.OURS:
-                    margins = found or []
-                elif found and margins:
-                    row["largest_difference"] = max(abs(a - b) for a, b in zip(found, margins, strict=True))
-                self._add(row)
+            rows = self._rows(section, shape, number)
+            if {row["tool"] for row in rows} == titles:
+                continue
+            # A ratio is taken within a round, so a round that was cut off begins anew.
+            self.results["measurements"] = [row for row in self.results["measurements"] if row not in rows]
+            self._check_time()
+            self._round(section, shape, number, path)
+
+    def _round(self, section: str, shape: str, number: int, job: Path) -> None:
+        common = {"section": section, "shape": shape, "round": number}
+        size = SHAPES[shape]
+        script = str(HERE / "tools" / "gemm.py")
+        command = [sys.executable, script, "{result}", "--width", str(size.width), "--mlp", str(size.mlp_width)]
+        measured = self._quietly(lambda: run(command, {}, self.args.threads, LIMIT_SECONDS))
+        row = {**common, "tool": GEMM, **_figures(measured)}
+        self._add({**row, "gemm": measured.result} if measured.result else row)
+        margins: list[float] = []
+        for tool in self._tools(section):
+            measured = self._run_tool(tool, job)
+            row = {**common, "tool": tool.title, **_figures(measured)}
+            found = measured.result.get("margins")
+            if tool.title == plan.OURS:
+                margins = found or []
+            elif found and margins:
+                row["largest_difference"] = max(abs(a - b) for a, b in zip(found, margins, strict=True))
+            self._add(row)
 
     def _run_tool(self, tool: plan.Tool, job: Path, *options: str) -> Measured:
         script = HERE / "tools" / f"{tool.script}.py"
         command = [str(environments.python_of(tool.environment)), str(script), str(job), "{result}"]
-        return run([*command, *tool.options, *options], tool.variables, self.args.threads, LIMIT_SECONDS)
-
-    def _gemm(self, section: str, shape: str, number: int) -> None:
-        size = SHAPES[shape]
-        script = str(HERE / "tools" / "gemm.py")
-        command = [sys.executable, script, "{result}", "--width", str(size.width), "--mlp", str(size.mlp)]
-        measured = run(command, {}, self.args.threads, LIMIT_SECONDS)
-        row = {"section": section, "shape": shape, "tool": "matrix products", "round": number, **_figures(measured)}
-        self._add({**row, "gemm": measured.result} if measured.result else row)
+        filled = [*command, *tool.options, *options]
+        return self._quietly(lambda: run(filled, tool.variables, self.args.threads, LIMIT_SECONDS))
 
     # -- the study --
 
@@ -140,7 +167,8 @@ class Bench:
         sizes, test = self.args.study_sizes, self.args.study_test
         options = ["--study", *map(str, sizes), "--test", str(test)]
         folder = Path(_prepare("--shape", STUDY_SHAPE, *options))
-        self.results["jobs"][f"study {STUDY_SHAPE}"] = {"sizes": sizes, "dropouts": STUDY_DROPOUTS, "test": test}
+        about = {"sizes": sizes, "dropouts": STUDY_DROPOUTS, "test": test}
+        self._describe(f"study {STUDY_SHAPE}", json.loads(json.dumps(about)))
         cells = [(size, dropout) for dropout in STUDY_DROPOUTS for size in sizes]
         half = len(cells) // 2
         for size, dropout in cells[:half]:
@@ -150,30 +178,76 @@ class Bench:
             self._cell(folder, size, dropout)
 
     def _cell(self, folder: Path, size: int, dropout: float) -> None:
-        measured = self._run_tool(plan.TRAINING[1], folder / f"cell-{size}-{dropout}.json", "--score")
         title = f"Trainer script, N = {size}, dropout {dropout}"
+        if self._is_done(title):
+            return
+        self._check_time()
+        measured = self._run_tool(plan.TRAINING[1], folder / f"cell-{size}-{dropout}.json", "--score")
         row = {"section": "study", "shape": STUDY_SHAPE, "tool": title, "round": 1, "num_labels": size}
         self._add({**row, **_figures(measured)})
 
     def _whole_study(self, folder: Path) -> None:
-        with tempfile.TemporaryDirectory() as output:
-            command = [sys.executable, "-m", "handful", "study", str(folder / "study.toml"), "--output", output]
-            measured = run(command, {}, self.args.threads, LIMIT_SECONDS)
-            records = list(_records(Path(output)))
+        if self._is_done(plan.OURS):
+            return
+        self._check_time()
+        row: dict[str, Any] = {"section": "study", "shape": STUDY_SHAPE, "tool": plan.OURS, "round": 1}
+        measured, records = self._quietly_with(lambda: self._run_study(folder))
         failed = [record for record in records if record["status"] != "finished"]
         seconds: dict[str, list[float]] = {}
         for record in records:
             seconds.setdefault(str(record["spec"]["num_labels"]), []).append(record["execution"]["seconds"]["total"])
-        row = {"section": "study", "shape": STUDY_SHAPE, "tool": plan.OURS, "round": 1, "cells": seconds}
+        row["cells"] = seconds
         if failed:
             row["reason"] = failed[0]["reason"]
         self._add({**row, **_figures(measured)})
 
+    def _run_study(self, folder: Path) -> tuple[Measured, list[dict[str, Any]]]:
+        with tempfile.TemporaryDirectory() as output:
+            command = [sys.executable, "-m", "handful", "study", str(folder / "study.toml"), "--output", output]
+            measured = run(command, {}, self.args.threads, LIMIT_SECONDS)
+            return measured, list(_records(Path(output)))
+
+    # -- measurements --
+
+    def _rows(self, section: str, shape: str, number: int) -> list[dict[str, Any]]:
+        wanted = (section, shape, number)
+        return [r for r in self.results["measurements"] if (r["section"], r["shape"], r["round"]) == wanted]
+
+    def _is_done(self, title: str) -> bool:
+        return any(row["tool"] == title for row in self._rows("study", STUDY_SHAPE, 1))
+
+    def _describe(self, name: str, about: dict[str, Any]) -> None:
+        """Notes what a section measures. Exits when kept measurements are of another job."""
+        kept = self.results["jobs"].get(name)
+        if kept is not None and {**kept, "rounds": 0} != {**about, "rounds": 0}:
+            _refuse(f"{self.file} holds another job for {name}: leave --resume away")
+        self.results["jobs"][name] = about
+
+    def _quietly(self, work: Callable[[], Measured]) -> Measured:
+        return self._quietly_with(lambda: (work(), None))[0]
+
+    def _quietly_with(self, work: Callable[[], tuple[Measured, Any]]) -> tuple[Measured, Any]:
+        """Runs a measurement on an idle machine, as far as it can be had; keeps the least disturbed one."""
+        done = []
+        for _ in range(1 + self.args.again):
+            wait_for_quiet(self.args.wait)
+            done.append(work())
+            if done[-1][0].others <= report.BUSY or done[-1][0].reason:
+                break
+        return min(done, key=lambda pair: pair[0].others)
+
+    def _check_time(self) -> None:
+        if time.perf_counter() > self.end:
+            raise OutOfTime
+
     def _add(self, row: dict[str, Any]) -> None:
-        self.results["measurements"].append(row)
+        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+        self.results["measurements"].append({**row, "date": now, "commit": _commit(), "command": self.command})
         said = row.get("reason") or f"{row['wall_seconds']:.1f} s in all, {row['peak_bytes'] / 1e9:.2f} GB"
         if "seconds" in row:
-            said = f"{row['seconds']:.1f} s, {said}"
+            said = f"{row['seconds']:.2f} s, {said}"
+        if row["others"] > report.BUSY:
+            said += f", DISTURBED ({row['others']:.1f} cores busy with something else)"
         print(f"  {row['section']} {row['shape']} {row['round']}: {row['tool']}: {said}", flush=True)
         self.write()
 
@@ -190,13 +264,15 @@ def _figures(measured: Measured) -> dict[str, Any]:
 def _about(job: dict[str, Any], section: str, shape: str, rounds: int) -> dict[str, Any]:
     """What the table says of a job, with the FLOPs that it needs."""
     if any(number != 1 for number in job["answer_tokens"]):
-        raise SystemExit(f"the FLOPs are counted for answers of one token, these have {job['answer_tokens']}")
+        _refuse(f"the FLOPs are counted for answers of one token, these have {job['answer_tokens']}")
     lengths = [entry["tokens"] for entry in job["train" if section == "train" else "test"]]
     shared = job["shared_tokens"]
+    own = [length - shared for length in lengths]
     if section == "train":
-        needed = flops.training_flops(SHAPES[shape], lengths, shared, job["batch_size"], job["rank"])
+        work = flops.training_job(own, shared, job["batch_size"], TOKENS_PER_PACK)
+        needed = flops.training_flops(SHAPES[shape], work, job["rank"])
     else:
-        needed = flops.scoring_flops(SHAPES[shape], lengths, shared)
+        needed = flops.scoring_flops(SHAPES[shape], flops.scoring_job(own, shared, TOKENS_PER_PACK))
     return {
         "reviews": len(lengths), "mean_tokens": sum(lengths) / len(lengths), "shared_tokens": shared,
         "rounds": rounds, "flops": needed,
@@ -210,6 +286,11 @@ def _prepare(*options: str) -> str:
     if made.returncode:
         raise SystemExit(2)
     return made.stdout.strip().splitlines()[-1]
+
+
+def _refuse(why: str) -> NoReturn:
+    print(why, file=sys.stderr)
+    raise SystemExit(2)
 
 
 def _records(output: Path) -> Iterator[dict[str, Any]]:
@@ -232,6 +313,7 @@ def _machine() -> dict[str, Any]:
 
 def _commit() -> str:
     """Of this checkout, with a plus when it has changes; "unknown" outside of one."""
+
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
 
@@ -248,10 +330,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = "python benchmarks/bench.py" + "".join(f" {shlex.quote(word)}" for word in words)
     bench = Bench(args, command)
     start = time.perf_counter()
-    bench.run()
+    is_cut = False
+    try:
+        bench.run()
+    except OutOfTime:
+        is_cut = True
     print("\n" + report.markdown(bench.results))
     print(f"{(time.perf_counter() - start) / 60:.1f} minutes; written to {args.output}")
-    sys.exit(any(row.get("reason") for row in bench.results["measurements"]))
+    failed = any(row.get("reason") for row in bench.results["measurements"])
+    sys.exit(1 if failed else 3 if is_cut else 0)
 
 
 if __name__ == "__main__":

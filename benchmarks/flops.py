@@ -1,126 +1,136 @@
-"""How many FLOPs a job needs, whoever does it: no padding, nothing twice, nothing that nobody reads.
+"""The arithmetic that scoring and LoRA training need, counted from the shape alone: what a FLOP share divides.
 
-Counted are matrix products, two FLOPs per multiplication. The instruction that all prompts share runs once per
-pack. A token attends to itself and to what stands before it, not to the whole square. Of the last layer, keys and
-values are needed of every token, and all else at the row that predicts the answer; the vocabulary head at that row
-alone. The answer is one token. Of a frozen base no weight needs a gradient, so its backward pass costs its forward
-pass once more; attention's costs twice its own (recomputing the scores is one way of doing it, not a need). Below
-the first adapted layer's products nothing flows. Left out, as small: norms, rotations, softmax, embeddings.
-
-Needs nothing but Python.
+Counted is only what the answers depend on. The shared prefix runs once per pack, nothing is padded, attention
+is the causal triangle, the vocabulary head sees answer rows, and so do the last layer's queries, output and
+MLP. Each text has one answer row, so its answers are one token. Left out are norms, rotary embeddings, softmax,
+the optimizer, and whatever an implementation does twice. A product [m, k] x [k, n] is 2 m k n. Pure numbers:
+knows nothing of torch or of an engine.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-from jobs import Shape
-
-TOKENS_PER_PACK = 4096
-"""What a scoring pack is taken to hold; a smaller one would repeat the shared tokens more often."""
 
 
 @dataclass(frozen=True)
-class Pack:
-    """Texts that run together. shared: tokens that they all begin with; own: the further tokens of each."""
+class Shape:
+    """A Llama decoder in numbers; `heads` x `head_width` is the width of the queries."""
 
+    layers: int
+    width: int
+    mlp_width: int
+    heads: int
+    key_value_heads: int
+    head_width: int
+    vocabulary: int
+
+    @property
+    def query_width(self) -> int:
+        """Numbers per token in all query heads."""
+        return self.heads * self.head_width
+
+    @property
+    def key_value_width(self) -> int:
+        """Numbers per token in all key heads, and as many in the value heads."""
+        return self.key_value_heads * self.head_width
+
+
+@dataclass(frozen=True)
+class Job:
+    """Texts with one answer row each. own: tokens of each text after the shared prefix of `shared` tokens,
+    which runs `packs` times.
+    """
+
+    own: Sequence[int]
     shared: int
-    own: tuple[int, ...]
+    packs: int
 
     @property
     def tokens(self) -> int:
-        """All that run."""
-        return self.shared + sum(self.own)
+        """Tokens that must run."""
+        return sum(self.own) + self.packs * self.shared
 
     @property
-    def pairs(self) -> float:
-        """(token, token it sees) in a whole layer."""
-        return _triangle(self.shared) + sum(own * self.shared + _triangle(own) for own in self.own)
+    def pairs(self) -> int:
+        """(query, key) pairs of a layer in which every token asks."""
+        prefix = self.packs * self.shared * (self.shared + 1) // 2
+        return prefix + sum(count * self.shared + count * (count + 1) // 2 for count in self.own)
 
     @property
-    def last_pairs(self) -> int:
-        """The same for the answer rows alone."""
-        return sum(self.shared + own for own in self.own)
+    def answer_pairs(self) -> int:
+        """(query, key) pairs of the last layer, where only answer rows ask."""
+        return sum(count + self.shared for count in self.own)
 
 
-def _triangle(number: int) -> float:
-    return number * (number + 1) / 2
+def fewest_packs(own: Sequence[int], shared: int, token_budget: int) -> int:
+    """How many packs of `token_budget` tokens hold these texts at the least."""
+    return max(1, math.ceil(sum(own) / max(1, token_budget - shared)))
+
+
+def training_job(own: Sequence[int], shared: int, batch_size: int, token_budget: int) -> Job:
+    """One epoch: the shared prefix runs at least once per optimizer step."""
+    updates = math.ceil(len(own) / batch_size)
+    return Job(own, shared, updates * fewest_packs([round(sum(own) / updates)], shared, token_budget))
+
+
+def scoring_job(own: Sequence[int], shared: int, token_budget: int) -> Job:
+    """Every text once, in as few packs as can be."""
+    return Job(own, shared, fewest_packs(own, shared, token_budget))
+
+
+def scoring_flops(shape: Shape, job: Job) -> float:
+    """One forward pass over the job."""
+    return sum(_layer(shape, job, is_last).forward for is_last in _layers(shape)) + _head(shape, job)
+
+
+def training_flops(shape: Shape, job: Job, rank: int) -> float:
+    """Forward and backward over the job, with LoRA of that rank on queries and values of a frozen base.
+
+    Backward, a frozen matrix costs its input's gradient alone, attention four products for its two (none is
+    recomputed) and an adapter twice its forward pass. Below the first layer nothing is trained: its projections
+    cost nothing there, its attention no gradient of the keys, its adapters none of their input.
+    """
+    layers = [_layer(shape, job, is_last) for is_last in _layers(shape)]
+    adapters = [_adapters(shape, job, is_last, rank) for is_last in _layers(shape)]
+    forward = sum(layer.forward for layer in layers) + sum(adapters)
+    backward = sum(layer.forward + layer.attention for layer in layers) + 2 * sum(adapters)
+    saved = layers[0].projections + layers[0].attention / 2 + adapters[0] / 2
+    return forward + backward - saved + 2 * _head(shape, job)
 
 
 @dataclass(frozen=True)
-class Layer:
-    """Forward FLOPs of one layer by part. inner: queries' own product; outer: output and MLP."""
-
-    keys_values: float
-    inner: float
-    outer: float
+class _Layer:
+    projections: float
+    others: float
     attention: float
-    adapters: float
 
     @property
     def forward(self) -> float:
-        """All parts."""
-        return self.keys_values + self.inner + self.outer + self.attention + self.adapters
-
-    def backward(self, is_first: bool) -> float:
-        """To what trains and to the layer below. In the first layer nothing below and no key needs a gradient."""
-        if is_first:
-            return self.outer + 1.5 * self.attention + 1.5 * self.adapters
-        return self.keys_values + self.inner + self.outer + 2 * self.attention + 2 * self.adapters
+        return self.projections + self.others + self.attention
 
 
-def layers(shape: Shape, pack: Pack, rank: int) -> list[Layer]:
-    """Of a pack, from the first to the last. rank: of LoRA on queries and values, 0 for none."""
-    whole = _layer(shape, pack.tokens, pack.tokens, pack.pairs, rank)
-    last = _layer(shape, pack.tokens, len(pack.own), pack.last_pairs, rank)
-    return [whole] * (shape.layers - 1) + [last]
+def _layers(shape: Shape) -> list[bool]:
+    """Per layer whether it is the last."""
+    return [index == shape.layers - 1 for index in range(shape.layers)]
 
 
-def _layer(shape: Shape, tokens: int, rows: int, pairs: float, rank: int) -> Layer:
-    kv_width = shape.width // shape.heads * shape.kv_heads
-    return Layer(
-        keys_values=2 * tokens * 2 * shape.width * kv_width,
-        inner=2 * rows * shape.width * shape.width,
-        outer=2 * rows * (shape.width * shape.width + 3 * shape.width * shape.mlp),
-        attention=4 * pairs * shape.width,
-        adapters=2 * rank * (rows * 2 * shape.width + tokens * (shape.width + kv_width)),
+def _layer(shape: Shape, job: Job, is_last: bool) -> _Layer:
+    rows = len(job.own) if is_last else job.tokens
+    return _Layer(
+        projections=2.0 * shape.width * (rows * shape.query_width + 2 * job.tokens * shape.key_value_width),
+        others=2.0 * rows * shape.width * (shape.query_width + 3 * shape.mlp_width),
+        attention=4.0 * shape.query_width * (job.answer_pairs if is_last else job.pairs),
     )
 
 
-def head(shape: Shape, pack: Pack) -> float:
-    """The vocabulary at every answer row, one way."""
-    return 2 * len(pack.own) * shape.width * shape.vocabulary
+def _adapters(shape: Shape, job: Job, is_last: bool, rank: int) -> float:
+    rows = len(job.own) if is_last else job.tokens
+    queries = rows * (shape.width + shape.query_width)
+    values = job.tokens * (shape.width + shape.key_value_width)
+    return 2.0 * rank * (queries + values)
 
 
-def scoring_flops(shape: Shape, lengths: Sequence[int], shared: int) -> float:
-    """Of scoring prompts of these `lengths`, of which the first `shared` tokens are the same."""
-    return sum(
-        head(shape, pack) + sum(layer.forward for layer in layers(shape, pack, rank=0))
-        for pack in scoring_packs(lengths, shared)
-    )
-
-
-def scoring_packs(lengths: Iterable[int], shared: int) -> list[Pack]:
-    """The prompts in their order, TOKENS_PER_PACK at a time."""
-    packs: list[Pack] = []
-    own: list[int] = []
-    for length in lengths:
-        if own and shared + sum(own) + length - shared > TOKENS_PER_PACK:
-            packs.append(Pack(shared, tuple(own)))
-            own = []
-        own.append(length - shared)
-    return [*packs, Pack(shared, tuple(own))] if own else packs
-
-
-def training_flops(shape: Shape, lengths: Sequence[int], shared: int, batch_size: int, rank: int) -> float:
-    """Of one epoch of LoRA on queries and values; each optimizer step is one pack."""
-    total = 0.0
-    for step in range(math.ceil(len(lengths) / batch_size)):
-        texts = lengths[step * batch_size : (step + 1) * batch_size]
-        pack = Pack(shared, tuple(length - shared for length in texts))
-        total += 2 * head(shape, pack)
-        for number, layer in enumerate(layers(shape, pack, rank)):
-            total += layer.forward + layer.backward(is_first=number == 0)
-    return total
+def _head(shape: Shape, job: Job) -> float:
+    return 2.0 * len(job.own) * shape.width * shape.vocabulary

@@ -38,6 +38,7 @@ import numpy as np
 import torch
 import transformers
 
+from flops import Job, scoring_flops, scoring_job, training_flops, training_job
 from gpu_ground import (
     ALPHA,
     LEARNING_RATE,
@@ -64,7 +65,6 @@ from handful.engine.scoring import label_scores
 from handful.examples import Task
 from handful.methods.lora import LoRA
 from handful.training import TrainingSpec
-from needed_flops import Job, fewest_packs, scoring_flops, training_flops
 
 Figures = dict[str, float | int | str | None]
 Section = Callable[[Settings], Iterator["Row"]]
@@ -122,11 +122,9 @@ def needed(work: str, settings: Settings, sample: Sample, token_budget: int) -> 
     """
     own, shape = sample.own, settings.model.shape
     if work == "score":
-        job = Job(own, sample.instruction, fewest_packs(own, sample.instruction, token_budget))
+        job = scoring_job(own, sample.instruction, token_budget)
         return job, scoring_flops(shape, job)
-    updates = math.ceil(len(own) / settings.batch_size)
-    mean_step = [round(sum(own) / updates)]
-    job = Job(own, sample.instruction, updates * fewest_packs(mean_step, sample.instruction, token_budget))
+    job = training_job(own, sample.instruction, settings.batch_size, token_budget)
     return job, training_flops(shape, job, RANK)
 
 

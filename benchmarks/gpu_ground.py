@@ -18,12 +18,12 @@ import torch
 import transformers
 from torch import nn
 
+from flops import Shape
 from handful import progress
 from handful.engine.base import Base, PathCheck
 from handful.engine.check import check_path
 from handful.examples import EncodedExample
 from imdb_lengths import draw
-from needed_flops import Shape
 
 RANK, ALPHA = 8, 16
 LEARNING_RATE = 1e-4
@@ -240,5 +240,3 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-

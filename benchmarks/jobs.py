@@ -17,9 +17,10 @@ import json
 import random
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from flops import Shape
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_TOKENS = 1024
@@ -41,32 +42,21 @@ STUDY_POOL = 2000
 """Labelled reviews in the study's table, from which every cell draws its own."""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """A Llama with tied embeddings. Widths in numbers per token."""
-
-    layers: int
-    width: int
-    heads: int
-    kv_heads: int
-    mlp: int
-    vocabulary: int
-
-    def config(self) -> dict[str, Any]:
-        """Keywords of LlamaConfig."""
-        return {
-            "num_hidden_layers": self.layers, "hidden_size": self.width, "num_attention_heads": self.heads,
-            "num_key_value_heads": self.kv_heads, "intermediate_size": self.mlp, "vocab_size": self.vocabulary,
-            "max_position_embeddings": 2048, "tie_word_embeddings": True,
-            "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3,
-        }  # fmt: skip
-
-
 SHAPES = {
-    "15m": Shape(layers=6, width=288, heads=6, kv_heads=6, mlp=768, vocabulary=32_000),
-    "135m": Shape(layers=30, width=576, heads=9, kv_heads=3, mlp=1536, vocabulary=49_152),
+    "15m": Shape(layers=6, width=288, mlp_width=768, heads=6, key_value_heads=6, head_width=48, vocabulary=32_000),
+    "135m": Shape(layers=30, width=576, mlp_width=1536, heads=9, key_value_heads=3, head_width=64, vocabulary=49_152),
 }
-"""15.2 million parameters; and the shape of SmolLM2-135M (134.5 million). Weights are random."""
+"""15.2 million parameters; and the shape of SmolLM2-135M (134.5 million). Weights are random, embeddings tied."""
+
+
+def config_of(shape: Shape) -> dict[str, Any]:
+    """Keywords of LlamaConfig."""
+    return {
+        "num_hidden_layers": shape.layers, "hidden_size": shape.width, "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.key_value_heads, "head_dim": shape.head_width,
+        "intermediate_size": shape.mlp_width, "vocab_size": shape.vocabulary, "max_position_embeddings": 2048,
+        "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3,
+    }  # fmt: skip
 
 
 # -- bases ---------------------------------------------------------------------------------------------
@@ -90,7 +80,7 @@ def model_folder(cache: Path, shape: str) -> Path:
         tokenizer.save(str(folder / "tokenizer.json"))
         script.save_tokenizer(folder / "tokenizer.json", folder)
         torch.manual_seed(0)
-        LlamaForCausalLM(LlamaConfig(**SHAPES[shape].config())).save_pretrained(folder)
+        LlamaForCausalLM(LlamaConfig(**config_of(SHAPES[shape]))).save_pretrained(folder)
     return folder
 
 

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+QUIET_SECONDS, QUIET_CORES = 2.0, 0.15
+"""A machine is idle when for so long fewer cores than this were busy."""
 TAIL_LINES = 4
 """Of a failed tool's output, kept as the reason."""
 
@@ -58,6 +60,16 @@ def run(command: Sequence[str], variables: Mapping[str, str], threads: int, limi
             return Measured(wall, peak, others, reason=_reason(status, log, wall >= limit))
         written = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
         return Measured(wall, peak, others, written)
+
+
+def wait_for_quiet(limit: float) -> None:
+    """Waits until the machine has been idle for a moment, at most `limit` seconds."""
+    end = time.perf_counter() + limit
+    while time.perf_counter() < end:
+        busy = _busy_seconds()
+        time.sleep(QUIET_SECONDS)
+        if _busy_seconds() - busy < QUIET_CORES * QUIET_SECONDS:
+            return
 
 
 def _wait(child: subprocess.Popen[bytes], limit: float) -> tuple[int, Any]:

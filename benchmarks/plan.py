@@ -32,11 +32,13 @@ class Tool:
 
 
 OURS = "handful"
+RANDOM, GROUPED = "Trainer + peft, random order", "Trainer + peft, grouped by length"
+GENERATE, FORWARD, HARNESS = "generate, 5 tokens", "careful forward pass", "lm-evaluation-harness"
 
 TRAINING = (
     Tool(OURS, "ours", ("--work", "train"), MAIN, is_quick=True),
-    Tool("Trainer + peft, random order", "trainer", is_quick=True),
-    Tool("Trainer + peft, grouped by length", "trainer", ("--order", "group_by_length"), is_quick=True),
+    Tool(RANDOM, "trainer", is_quick=True),
+    Tool(GROUPED, "trainer", ("--order", "group_by_length"), is_quick=True),
     Tool("Trainer + peft, best found", "trainer", ("--micro", "1"), variables=KEEP_MEMORY),
     Tool("TRL SFTTrainer", "sft", environment="trl"),
     Tool("TRL SFTTrainer, best found", "sft", ("--micro", "1", "--no-checkpointing"), "trl", KEEP_MEMORY),
@@ -44,11 +46,11 @@ TRAINING = (
 
 SCORING = (
     Tool(OURS, "ours", ("--work", "score"), MAIN, is_quick=True),
-    Tool("generate, 5 tokens", "generate", is_quick=True),
+    Tool(GENERATE, "generate", is_quick=True),
     Tool("generate, best found", "generate", ("--sorted",), variables=KEEP_MEMORY),
-    Tool("careful forward pass", "forward", is_quick=True),
+    Tool(FORWARD, "forward", is_quick=True),
     Tool("careful forward pass, best found", "forward", ("--no-mask",), variables=KEEP_MEMORY),
-    Tool("lm-evaluation-harness", "harness", environment="lm_eval", is_quick=True),
+    Tool(HARNESS, "harness", environment="lm_eval", is_quick=True),
     Tool("lm-evaluation-harness, best found", "harness", ("--batch", "1"), "lm_eval", KEEP_MEMORY),
 )
 
@@ -63,3 +65,36 @@ class Amounts:
 
 FULL = {"15m": Amounts(train=48, test=128), "135m": Amounts(train=16, test=32)}
 QUICK = {"15m": Amounts(train=16, test=48)}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is wanted on two cores. figure: "seconds" or "peak_bytes", a tool's over handful's; or "share", per cent
+    of the measured matrix-product rate."""
+
+    section: str
+    shape: str
+    figure: str
+    wanted: float
+    tool: str = OURS
+
+
+TARGETS = (
+    Target("train", "15m", "seconds", 6.0, RANDOM),
+    Target("train", "15m", "seconds", 4.0, GROUPED),
+    Target("train", "15m", "peak_bytes", 5.0, RANDOM),
+    Target("train", "15m", "share", 55.0),
+    Target("score", "15m", "seconds", 4.0, GENERATE),
+    Target("score", "15m", "seconds", 1.4, FORWARD),
+    Target("score", "15m", "seconds", 6.0, HARNESS),
+    Target("score", "15m", "share", 70.0),
+    Target("train", "135m", "seconds", 3.5, RANDOM),
+    Target("train", "135m", "seconds", 2.5, GROUPED),
+    Target("train", "135m", "peak_bytes", 3.0, RANDOM),
+    Target("train", "135m", "share", 70.0),
+    Target("score", "135m", "seconds", 2.8, GENERATE),
+    Target("score", "135m", "seconds", 1.25, FORWARD),
+    Target("score", "135m", "seconds", 4.0, HARNESS),
+    Target("score", "135m", "share", 85.0),
+    Target("study", "15m", "wall_seconds", 6.0),
+)

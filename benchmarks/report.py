@@ -10,13 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from plan import OURS
+from plan import OURS, TARGETS, Target
 
 Row = Mapping[str, Any]
 """One measurement: section, shape, tool, round, and figures or the reason why there are none."""
 
 SHOWN_PACKAGES = ("torch", "transformers", "peft", "trl", "lm_eval", "accelerate", "tokenizers", "numpy")
 """Those that matter stand first."""
+_VERBS = {"train": "Training", "score": "Scoring"}
 BUSY = 0.2
 """Cores kept busy by other processes from which on a measurement is called disturbed."""
 
@@ -24,7 +25,7 @@ BUSY = 0.2
 def markdown(results: Mapping[str, Any]) -> str:
     """The whole report."""
     rows = results["measurements"]
-    parts = [_head(results)]
+    parts = [_head(results), _targets(results)]
     for section, shape in dict.fromkeys((row["section"], row["shape"]) for row in rows):
         own = [row for row in rows if (row["section"], row["shape"]) == (section, shape)]
         if section == "study":
@@ -49,33 +50,87 @@ def ratios(rows: Sequence[Row], tool: str, figure: str) -> list[float]:
     return [theirs[number] / ours[number] for number in sorted(ours.keys() & theirs.keys())]
 
 
-def spread(values: Sequence[float], digits: int = 1) -> str:
+def spread(values: Sequence[float], digits: int = 1, unit: str = "x") -> str:
     """Median, smallest and largest: "2.0x (1.8 to 2.1)"."""
     if not values:
         return "-"
     around = f" ({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else ""
-    return f"{median(values):.{digits}f}x{around}"
+    return f"{median(values):.{digits}f}{unit}{around}"
+
+
+def shares(rows: Sequence[Row], job: Mapping[str, Any]) -> list[float]:
+    """Per round, per cent of the measured matrix-product rate at which handful did the FLOPs that the job needs."""
+    rates = {row["round"]: row["gemm"]["best"] for row in rows if "gemm" in row}
+    seconds = {row["round"]: row["seconds"] for row in rows if row["tool"] == OURS and "seconds" in row}
+    return [100 * job["flops"] / seconds[n] / rates[n] for n in sorted(rates.keys() & seconds.keys())]
+
+
+def study_ratio(rows: Sequence[Row], results: Mapping[str, Any]) -> list[float]:
+    """Time of all scripts over that of the one study; none before all of them are done."""
+    job = results["jobs"].get("study 15m", {"sizes": (), "dropouts": ()})
+    ours = [row["wall_seconds"] for row in rows if row["tool"] == OURS]
+    scripts = [row["wall_seconds"] for row in rows if row["tool"] != OURS]
+    is_whole = ours and len(scripts) == len(job["sizes"]) * len(job["dropouts"])
+    return [sum(scripts) / sum(ours)] if is_whole and not any(row.get("reason") for row in rows) else []
 
 
 def _head(results: Mapping[str, Any]) -> str:
     machine = results["machine"]
+    rows = results["measurements"]
+    commands = dict.fromkeys(row["command"] for row in rows)
     return "\n".join(
         [
-            f"{results['date']}, {machine['cpu']}, {results['threads']} threads of {machine['cores']} cores, "
-            f"{machine['memory_gb']:.0f} GB, {machine['system']}, commit {results['commit']}.",
+            f"{machine['cpu']}, {results['threads']} threads of {machine['cores']} cores, "
+            f"{machine['memory_gb']:.0f} GB, {machine['system']}.",
             "",
-            f"    {results['command']}",
+            *(f"    {command}" for command in commands),
         ]
     )
 
 
+def _when(rows: Sequence[Row]) -> str:
+    """From when to when a section was measured, and of which commits."""
+    dates = sorted(row["date"] for row in rows)
+    commits = ", ".join(dict.fromkeys(row["commit"] for row in rows))
+    span = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+    return f"Measured {span}, commit {commits}."
+
+
+def _targets(results: Mapping[str, Any]) -> str:
+    """Each target that this run has measured, and whether it was met."""
+    lines = [line for target in TARGETS if (line := _target(target, results)) is not None]
+    return table(("target", "wanted", "measured", ""), lines) if lines else ""
+
+
+def _target(target: Target, results: Mapping[str, Any]) -> tuple[str, ...] | None:
+    key = (target.section, target.shape)
+    rows = [row for row in results["measurements"] if (row["section"], row["shape"]) == key]
+    if target.section == "study":
+        values = study_ratio(rows, results)
+        what = "12-cell study, 12 scripts against one run, time"
+    elif target.figure == "share":
+        values = shares(rows, results["jobs"].get(" ".join(key), {}))
+        what = f"{_VERBS[target.section]}, share of the matrix-product rate"
+    else:
+        values = ratios(rows, target.tool, target.figure)
+        figure = {"seconds": "time", "peak_bytes": "peak memory"}[target.figure]
+        what = f"{_VERBS[target.section]}, {target.tool}, {figure}"
+    if not values:
+        return None
+    unit = " %" if target.figure == "share" else "x"
+    digits = 0 if target.figure == "share" else 2 if target.wanted < 2 else 1
+    met = "met" if median(values) >= target.wanted else "missed"
+    return f"{target.shape.upper()}: {what}", f"{target.wanted:g}{unit}", spread(values, digits, unit), met
+
+
 def _section(section: str, shape: str, rows: Sequence[Row], results: Mapping[str, Any]) -> str:
     job = results["jobs"][f"{section} {shape}"]
-    verb = {"train": "Training", "score": "Scoring"}[section]
+    verb = _VERBS[section]
     about = (
         f"### {verb}, {shape.upper()} shape\n\n{job['reviews']} reviews of {job['mean_tokens']:.0f} tokens on average, "
         f"{job['shared_tokens']} of them shared; {job['rounds']} rounds. Seconds count from texts to "
-        f"{'a trained adapter' if section == 'train' else 'scores'}, tokenising included, without imports and loading."
+        f"{'a trained adapter' if section == 'train' else 'scores'}, tokenising included, without imports and loading. "
+        f"{_when(rows)}"
     )
     lines = [_line(tool, rows) for tool in dict.fromkeys(row["tool"] for row in rows if "gemm" not in row)]
     header = ("", "reviews/s", "tokens/s", "seconds", "peak memory", "time against handful", "memory against handful")
@@ -106,18 +161,15 @@ def _line(tool: str, rows: Sequence[Row]) -> tuple[str, ...]:
 
 def _share(section: str, shape: str, rows: Sequence[Row], job: Mapping[str, Any]) -> str:
     """What handful makes of the rate at which this machine multiplied matrices in the same rounds."""
-    rates = {row["round"]: row["gemm"] for row in rows if "gemm" in row}
-    seconds = {row["round"]: row["seconds"] for row in rows if row["tool"] == OURS and "seconds" in row}
-    rounds = sorted(rates.keys() & seconds.keys())
-    if not rounds:
+    found = shares(rows, job)
+    if not found:
         return ""
-    shares = [100 * job["flops"] / seconds[number] / rates[number]["best"] for number in rounds]
-    names = {number: max(rates[number]["rates"], key=rates[number]["rates"].__getitem__) for number in rounds}
-    best = " or ".join(dict.fromkeys(names.values()))
+    rates = [row["gemm"] for row in rows if "gemm" in row]
+    best = " or ".join(dict.fromkeys(max(rate["rates"], key=rate["rates"].__getitem__) for rate in rates))
     return (
         f"handful did the {job['flops'] / 1e9:,.0f} GFLOP that this job needs (benchmarks/flops.py) at "
-        f"**{median(shares):.0f} %** ({min(shares):.0f} to {max(shares):.0f}) of the fp32 matrix-product rate of the "
-        f"same round, {median(rates[number]['best'] for number in rounds) / 1e9:.0f} GFLOP/s ({best})."
+        f"**{median(found):.0f} %** ({min(found):.0f} to {max(found):.0f}) of the fp32 matrix-product rate of the "
+        f"same round, {median(rate['best'] for rate in rates) / 1e9:.0f} GFLOP/s ({best})."
     )
 
 
@@ -146,16 +198,16 @@ def _study(rows: Sequence[Row], results: Mapping[str, Any]) -> str:
     total = sum(row["wall_seconds"] for row in cells)
     own = sum(row["wall_seconds"] for row in ours)
     lines.append((f"**all {len(cells)} cells, whole processes**", f"{own:.0f}", f"{total:.0f}"))
-    ratio = ""
-    if own and not failed:
-        ratio = f"The {len(cells)} cells took the scripts **{total / own:.1f} times** as long."
+    found = study_ratio(rows, results)
+    ratio = f"The {len(cells)} cells took the scripts **{found[0]:.1f} times** as long." if found else ""
     broken = "".join(f"\n\nFAILED: {row['tool']}: {row['reason']}" for row in failed)
     return (
         f"### A study, 15M shape\n\n{len(cells)} LoRA cells: dropouts {_list(job['dropouts'])}, N = "
         f"{_list(job['sizes'])}, one epoch, {job['test']} test reviews. One `handful study` (which also holds out and "
         "scores a fifth of the labels above 50) against as many Trainer scripts (start, load, tokenise, train on the "
         "same texts in random order, score by the careful forward pass). Half of the scripts ran before the study, "
-        f"half after it, once each.\n\n{table(('N', 'handful, seconds a cell', 'script, seconds a cell'), lines)}\n\n"
+        f"half after it, once each. {_when(rows)}\n\n"
+        f"{table(('N', 'handful, seconds a cell', 'script, seconds a cell'), lines)}\n\n"
         f"{ratio} Peak memory: handful {_peak(ours)}, scripts {_peak(cells)}.{broken}"
     )
 

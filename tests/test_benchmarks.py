@@ -62,9 +62,9 @@ def done(tool: Any, job: Path, *options: str) -> dict[str, Any]:
 
 
 def toy_shape(layers: int) -> Any:
-    from jobs import Shape
+    from flops import Shape
 
-    return Shape(layers=layers, width=4, heads=2, kv_heads=1, mlp=6, vocabulary=10)
+    return Shape(layers=layers, width=4, mlp_width=6, heads=2, key_value_heads=1, head_width=2, vocabulary=10)
 
 
 def test_scoring_flops_are_those_counted_by_hand() -> None:
@@ -77,7 +77,7 @@ def test_scoring_flops_are_those_counted_by_hand() -> None:
     whole = keys_values + 6 * rest_of_a_token + 4 * 4 * (1 + 2 + 3 + 3 + 4 + 5)
     last = keys_values + 2 * rest_of_a_token + 4 * 4 * (3 + 5)
     head = 2 * 2 * 4 * 10
-    assert flops.scoring_flops(toy_shape(2), [3, 5], shared=2) == whole + last + head
+    assert flops.scoring_flops(toy_shape(2), flops.Job([1, 3], shared=2, packs=1)) == whole + last + head
 
 
 def test_training_flops_are_those_counted_by_hand() -> None:
@@ -93,14 +93,15 @@ def test_training_flops_are_those_counted_by_hand() -> None:
     backward_last = keys_values + 2 * (query + output + mlp) + 2 * last["attention"] + 2 * last["adapters"]
     head = 2 * (2 * 2 * 4 * 10)
     expected = forward + backward_first + backward_last + head
-    assert flops.training_flops(toy_shape(2), [3, 5], shared=2, batch_size=8, rank=1) == expected
+    assert flops.training_flops(toy_shape(2), flops.Job([1, 3], shared=2, packs=1), rank=1) == expected
 
 
 def test_shared_tokens_count_once_per_pack() -> None:
     import flops
 
-    packs = flops.scoring_packs([1000] * 9, shared=100)
-    assert [pack.tokens for pack in packs] == [100 + 4 * 900, 100 + 4 * 900, 100 + 900]
+    assert flops.scoring_job([900] * 9, 100, 4096).tokens == 9 * 900 + 3 * 100
+    # two optimizer steps, each of which needs one pack at least
+    assert flops.training_job([900] * 6, 100, 4, 4096).tokens == 6 * 900 + 2 * 100
 
 
 # -- tools ---------------------------------------------------------------------------------------------
@@ -212,17 +213,20 @@ def test_a_failed_tool_says_why(program: str, limit: float, reason: str) -> None
     assert not measured.result
 
 
+SAID = {"date": "today", "commit": "0", "command": "bench"}
+
+
 def row(tool: str, number: int, seconds: float, **more: Any) -> dict[str, Any]:
     return {
         "section": "train", "shape": "15m", "tool": tool, "round": number, "seconds": seconds, "reviews": 8,
-        "tokens": 800, "peak_bytes": 2e9, "wall_seconds": seconds, "others": 0.0, "loss": 1.0, **more,
+        "tokens": 800, "peak_bytes": 2e9, "wall_seconds": seconds, "others": 0.0, "loss": 1.0, **SAID, **more,
     }  # fmt: skip
 
 
 def results(measurements: list[dict[str, Any]]) -> dict[str, Any]:
     about = {"reviews": 8, "mean_tokens": 100.0, "shared_tokens": 10, "rounds": 3, "flops": 1e9}
     return {
-        "date": "today", "command": "bench", "commit": "0", "threads": 2,
+        "threads": 2,
         "machine": {"cpu": "a", "cores": 2, "memory_gb": 1.0, "system": "b"},
         "environments": {"handful": {"numpy": "2", "torch": "1"}}, "jobs": {"train 15m": about},
         "measurements": measurements,
@@ -261,7 +265,7 @@ def test_the_table_hides_nothing() -> None:
 def test_a_study_is_told_by_cell_and_as_a_whole() -> None:
     import report
 
-    common = {"section": "study", "shape": "15m", "round": 1, "peak_bytes": 1e9, "others": 0.0}
+    common = {"section": "study", "shape": "15m", "round": 1, "peak_bytes": 1e9, "others": 0.0, **SAID}
     rows = [
         {**common, "tool": "script", "num_labels": 50, "wall_seconds": 30.0},
         {**common, "tool": "handful", "cells": {"50": [2.0, 4.0]}, "wall_seconds": 10.0},
@@ -286,6 +290,71 @@ def test_the_driver_puts_figures_into_rows() -> None:
 
     measured = SimpleNamespace(wall_seconds=2.0, peak_bytes=5, others=0.0, reason="", result={"seconds": 1.0, "x": 1})
     assert bench._figures(measured) == {"wall_seconds": 2.0, "peak_bytes": 5, "others": 0.0, "seconds": 1.0}
+
+
+def test_a_target_is_met_or_missed() -> None:
+    import plan
+    import report
+
+    rows = [row("handful", 1, 1.0), row(plan.RANDOM, 1, 6.5), row(plan.GROUPED, 1, 3.0)]
+    text = report.markdown(results(rows))
+    assert f"| 15M: Training, {plan.RANDOM}, time | 6x | 6.5x | met |" in text
+    assert f"| 15M: Training, {plan.GROUPED}, time | 4x | 3.0x | missed |" in text
+    assert "Scoring" not in text  # what was not measured is not judged
+
+
+@pytest.fixture
+def driver(job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """bench with tools that take no time; `ran` holds their commands, `others` how busy the machine is."""
+    import bench
+    from measure import Measured
+
+    ran: list[str] = []
+    others = [0.0]
+
+    def run(command: list[str], *_: Any) -> Measured:
+        ran.append(Path(command[1]).stem)
+        told = {"seconds": 1.0, "reviews": 8, "tokens": 80, "loss": 1.0, "best": 1e9, "rates": {"square": 1e9}}
+        return Measured(1.0, 10**9, others.pop(0) if len(others) > 1 else others[0], told)
+
+    monkeypatch.setattr(bench, "run", run)
+    monkeypatch.setattr(bench, "wait_for_quiet", lambda limit: None)
+    monkeypatch.setattr(bench, "_prepare", lambda *options: str(job))
+    monkeypatch.setattr(bench.environments, "ensure", lambda name: None)
+    monkeypatch.setattr(bench.environments, "versions", lambda name: {"torch": "1"})
+
+    def start(*words: str) -> Any:
+        options = ["--quick", "--sections", "train", "--rounds", "2", "--output", str(tmp_path / "out"), *words]
+        return bench.Bench(bench.parse_arguments(options), "bench")
+
+    return SimpleNamespace(start=start, ran=ran, others=others, bench=bench)
+
+
+def test_a_run_goes_on_where_it_ended(driver: Any) -> None:
+    first = driver.start()
+    first.run()
+    assert driver.ran == ["gemm", "ours", "trainer", "trainer"] * 2
+    # cut off within the second round: that round begins anew
+    first.results["measurements"].pop()
+    first.write()
+    driver.ran.clear()
+    again = driver.start("--resume")
+    again.run()
+    assert driver.ran == ["gemm", "ours", "trainer", "trainer"]
+    assert len(again.results["measurements"]) == 8
+    driver.ran.clear()
+    driver.start("--resume").run()
+    assert driver.ran == []
+    with pytest.raises(driver.bench.OutOfTime):
+        driver.start("--minutes", "1e-9").run()
+
+
+def test_a_disturbed_measurement_is_done_again(driver: Any) -> None:
+    driver.others[:] = [0.5, 0.1, 0.9, 0.8, 0.0]
+    bench = driver.start("--again", "1", "--rounds", "1")
+    bench.run()
+    assert driver.ran == ["gemm", "gemm", "ours", "ours", "trainer", "trainer"]
+    assert [row["others"] for row in bench.results["measurements"]] == [0.1, 0.8, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("path", sorted((BENCHMARKS / "peers").glob("*.txt")), ids=lambda path: path.stem)

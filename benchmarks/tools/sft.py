@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.add_argument("--order", choices=("random", "group_by_length"), default="random")
     arguments.add_argument("--micro", type=int, help="rows in one forward pass; else the batch size")
     arguments.add_argument("--no-checkpointing", action="store_true", help="TRL checkpoints activations by default")
+    arguments.add_argument("--padding-free", action="store_true", help="the rows of a batch in one, without padding")
     args = arguments.parse_args(argv)
     job = read_job(args.job)
     model, tokenizer = load(job)
@@ -63,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     if args.no_checkpointing:
         options["gradient_checkpointing"] = False
+    if args.padding_free:
+        options["padding_free"] = True
     with tempfile.TemporaryDirectory() as output, Stopwatch() as clock:
         prompts, loss = train(job, model, tokenizer, output, **options)
     write_result(args.result, clock.seconds, prompts, loss=loss)

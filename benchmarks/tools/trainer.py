@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from protocol import Job, Stopwatch, load, parser, read_job, write_result
@@ -25,10 +26,42 @@ def tokenize(job: Job, tokenizer: Any) -> Any:
     return Dataset.from_list(rows).map(both, remove_columns=["prompt", "answer"])
 
 
-def train(job: Job, model: Any, tokenizer: Any, order: str, micro: int, output: str) -> tuple[Any, Any, float]:
-    """(trained model, data set, mean loss). order: Trainer's sampling strategy. micro: rows in one forward pass."""
+@dataclass(frozen=True)
+class AnswerRows:
+    """A collator that pads on the left and asks the model for logits at the answer alone.
+
+    Labels are cut to the rows that have logits, so the loss is the same; the vocabulary head runs on two rows of
+    each review instead of on all.
+    """
+
+    tokenizer: Any
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Tensors, and a number that the model takes by its own name."""
+        import torch
+
+        self.tokenizer.padding_side = "left"
+        inputs = dict(self.tokenizer.pad({"input_ids": [row["input_ids"] for row in rows]}, return_tensors="pt"))
+        kept = 1 + max(sum(label != -100 for label in row["labels"]) for row in rows)
+        labels = torch.tensor([row["labels"][-kept:] for row in rows])
+        return {**inputs, "labels": labels, "logits_to_keep": kept}
+
+
+def collator_of(name: str, tokenizer: Any) -> Any:
+    """padded: on the right, with logits everywhere. flattened: all rows in one, without padding. answer: AnswerRows."""
+    from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening
+
+    if name == "flattened":
+        return DataCollatorWithFlattening()
+    return AnswerRows(tokenizer) if name == "answer" else DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100)
+
+
+def train(
+    job: Job, model: Any, tokenizer: Any, output: str, micro: int, collator: str, **options: Any
+) -> tuple[Any, Any, float]:
+    """(trained model, data set, mean loss). micro: rows in one forward pass. options: of TrainingArguments."""
     import peft
-    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+    from transformers import Trainer, TrainingArguments
 
     data = tokenize(job, tokenizer)
     config = peft.LoraConfig(
@@ -42,15 +75,15 @@ def train(job: Job, model: Any, tokenizer: Any, order: str, micro: int, output: 
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=job["batch_size"] // micro,
         learning_rate=job["learning_rate"],
-        train_sampling_strategy=order,
         seed=job["seed"],
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
         use_cpu=True,
+        **options,
     )
-    collator = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100)
-    trainer = Trainer(model=adapted, args=arguments, train_dataset=data, data_collator=collator)
+    chosen = collator_of(collator, tokenizer)
+    trainer = Trainer(model=adapted, args=arguments, train_dataset=data, data_collator=chosen)
     loss = trainer.train().training_loss
     return adapted, data, loss
 
@@ -67,13 +100,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--order", choices=("random", "group_by_length"), default="random")
     arguments.add_argument("--micro", type=int, help="rows in one forward pass; else the batch size")
+    arguments.add_argument("--collator", choices=("padded", "flattened", "answer"), default="padded")
+    arguments.add_argument("--attention", default="sdpa", help="attn_implementation of transformers")
+    arguments.add_argument("--compile", action="store_true", help="torch.compile, by Trainer's own option")
     arguments.add_argument("--score", action="store_true", help="score the job's test reviews afterwards")
     args = arguments.parse_args(argv)
     job = read_job(args.job)
     model, tokenizer = load(job)
+    model.set_attn_implementation(args.attention)
     micro = args.micro or job["batch_size"]
+    options = {"train_sampling_strategy": args.order, "torch_compile": args.compile}
     with tempfile.TemporaryDirectory() as output, Stopwatch() as clock:
-        adapted, data, loss = train(job, model, tokenizer, args.order, micro, output)
+        adapted, data, loss = train(job, model, tokenizer, output, micro, args.collator, **options)
     details: dict[str, Any] = {"loss": loss}
     if args.score:
         from forward import score

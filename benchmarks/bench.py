@@ -59,6 +59,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--reviews", type=int, nargs=2, metavar=("TRAIN", "SCORE"), help="for every shape")
     parser.add_argument("--study-sizes", type=int, nargs="+", default=list(STUDY_SIZES), help="numbers of labels")
+    parser.add_argument(
+        "--study-scripts", type=float, nargs="+", default=[0.1], choices=STUDY_DROPOUTS, metavar="DROPOUT",
+        help="whose scripts are run; the others do the same work and are counted like them (default: 0.1)",
+    )  # fmt: skip
     parser.add_argument("--study-test", type=int, default=STUDY_TEST, help="test reviews")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of every tool")
     parser.add_argument("--output", type=Path, default=HERE / "results", help="folder of bench.json and bench.md")
@@ -167,9 +171,10 @@ class Bench:
         sizes, test = self.args.study_sizes, self.args.study_test
         options = ["--study", *map(str, sizes), "--test", str(test)]
         folder = Path(_prepare("--shape", STUDY_SHAPE, *options))
-        about = {"sizes": sizes, "dropouts": STUDY_DROPOUTS, "test": test}
+        scripted = self.args.study_scripts
+        about = {"sizes": sizes, "dropouts": STUDY_DROPOUTS, "scripted": scripted, "test": test}
         self._describe(f"study {STUDY_SHAPE}", json.loads(json.dumps(about)))
-        cells = [(size, dropout) for dropout in STUDY_DROPOUTS for size in sizes]
+        cells = [(size, dropout) for dropout in scripted for size in sizes]
         half = len(cells) // 2
         for size, dropout in cells[:half]:
             self._cell(folder, size, dropout)

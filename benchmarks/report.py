@@ -66,12 +66,16 @@ def shares(rows: Sequence[Row], job: Mapping[str, Any]) -> list[float]:
 
 
 def study_ratio(rows: Sequence[Row], results: Mapping[str, Any]) -> list[float]:
-    """Time of all scripts over that of the one study; none before all of them are done."""
-    job = results["jobs"].get("study 15m", {"sizes": (), "dropouts": ()})
+    """Time of all scripts over that of the one study; none before all of them are done.
+
+    Scripts of a dropout that was not run count like those of the ones that were: their work is the same.
+    """
+    job = results["jobs"].get("study 15m", {"sizes": (), "dropouts": (), "scripted": ()})
     ours = [row["wall_seconds"] for row in rows if row["tool"] == OURS]
     scripts = [row["wall_seconds"] for row in rows if row["tool"] != OURS]
-    is_whole = ours and len(scripts) == len(job["sizes"]) * len(job["dropouts"])
-    return [sum(scripts) / sum(ours)] if is_whole and not any(row.get("reason") for row in rows) else []
+    if not ours or len(scripts) != len(job["sizes"]) * len(job["scripted"]) or any(row.get("reason") for row in rows):
+        return []
+    return [sum(scripts) * len(job["dropouts"]) / len(job["scripted"]) / sum(ours)]
 
 
 def _head(results: Mapping[str, Any]) -> str:
@@ -195,18 +199,25 @@ def _study(rows: Sequence[Row], results: Mapping[str, Any]) -> str:
         mine = [seconds for row in ours for seconds in row.get("cells", {}).get(str(size), [])]
         theirs = [row["wall_seconds"] for row in cells if row["num_labels"] == size and not row.get("reason")]
         lines.append((str(size), _mean(mine), _mean(theirs)))
-    total = sum(row["wall_seconds"] for row in cells)
+    number, times = len(job["sizes"]) * len(job["dropouts"]), len(job["dropouts"]) / len(job["scripted"])
+    total = times * sum(row["wall_seconds"] for row in cells)
     own = sum(row["wall_seconds"] for row in ours)
-    lines.append((f"**all {len(cells)} cells, whole processes**", f"{own:.0f}", f"{total:.0f}"))
+    lines.append((f"**all {number} cells, whole processes**", f"{own:.0f}", f"{total:.0f}"))
     found = study_ratio(rows, results)
-    ratio = f"The {len(cells)} cells took the scripts **{found[0]:.1f} times** as long." if found else ""
+    ratio = f"The {number} cells take scripts **{found[0]:.1f} times** as long." if found else ""
+    counted = ""
+    if times > 1:
+        counted = (
+            f" Scripts ran for dropout {_list(job['scripted'])} alone: those of the other dropouts do the same work, "
+            f"and their time is counted as {times:g} times that of these."
+        )
     broken = "".join(f"\n\nFAILED: {row['tool']}: {row['reason']}" for row in failed)
     return (
-        f"### A study, 15M shape\n\n{len(cells)} LoRA cells: dropouts {_list(job['dropouts'])}, N = "
+        f"### A study, 15M shape\n\n{number} LoRA cells: dropouts {_list(job['dropouts'])}, N = "
         f"{_list(job['sizes'])}, one epoch, {job['test']} test reviews. One `handful study` (which also holds out and "
         "scores a fifth of the labels above 50) against as many Trainer scripts (start, load, tokenise, train on the "
         "same texts in random order, score by the careful forward pass). Half of the scripts ran before the study, "
-        f"half after it, once each. {_when(rows)}\n\n"
+        f"half after it, once each.{counted} {_when(rows)}\n\n"
         f"{table(('N', 'handful, seconds a cell', 'script, seconds a cell'), lines)}\n\n"
         f"{ratio} Peak memory: handful {_peak(ours)}, scripts {_peak(cells)}.{broken}"
     )

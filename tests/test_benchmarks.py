@@ -271,10 +271,12 @@ def test_a_study_is_told_by_cell_and_as_a_whole() -> None:
         {**common, "tool": "handful", "cells": {"50": [2.0, 4.0]}, "wall_seconds": 10.0},
         {**common, "tool": "script", "num_labels": 50, "wall_seconds": 50.0},
     ]
-    told = results(rows) | {"jobs": {"study 15m": {"sizes": [50], "dropouts": [0.0, 0.1], "test": 5}}}
-    text = report.markdown(told)
+    job = {"sizes": [50], "dropouts": [0.0, 0.1], "scripted": [0.0, 0.1], "test": 5}
+    text = report.markdown(results(rows) | {"jobs": {"study 15m": job}})
     assert "| 50 | 3.0 | 40.0 |" in text
-    assert "**8.0 times**" in text
+    assert "**8.0 times**" in text and "do the same work" not in text
+    fewer = report.markdown(results(rows[:2]) | {"jobs": {"study 15m": {**job, "scripted": [0.1]}}})
+    assert "**6.0 times**" in fewer and "counted as 2 times" in fewer
 
 
 def test_the_command_line_fills_what_is_left_open() -> None:

@@ -22,7 +22,7 @@ from handful.engine.packing import Item
 from handful.errors import RunError
 
 LARGEST_BUDGET = {"cpu": 4096, "cuda": 32768}
-"""Tokens in one forward pass beyond which little gets faster: at the 135M shape on two cores, 1,024 and 2,048 tokens
+"""Tokens in one forward pass, at most: at the 135M shape on two cores, 1,024 and 2,048 tokens
 scored 1.5 to 1.7 reviews/s, 4,096 2.2; CUDA: not yet run on a GPU."""
 
 SMALLEST_BUDGET = 64

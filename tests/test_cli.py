@@ -375,3 +375,17 @@ def test_remaining_time_is_corrected_by_what_cells_took() -> None:
     pace.ended("b", 40.0)
     pace.ended("c", 60.0)
     assert pace.remaining("", 0.0) is None
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ImportError("x.so: failed to map segment from shared object")])
+def test_a_command_that_runs_out_of_memory_says_so(
+    typed: Typed, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    import handful.summary
+
+    def full(folder: object) -> object:
+        raise error
+
+    monkeypatch.setattr(handful.summary, "summarise", full)
+    code, _, err = typed("report", "anything")
+    assert code == 2 and "out of memory" in err and "Traceback" not in err

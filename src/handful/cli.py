@@ -66,6 +66,12 @@ app = typer.Typer(
 )
 
 
+def _ran_out_of_memory(error: Exception) -> bool:
+    from handful.engine.memory import is_out_of_memory
+
+    return is_out_of_memory(error)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script. `arguments`: as typed, without the program's name. Always ends in SystemExit."""
     for name, value in QUIET_LIBRARIES.items():
@@ -78,6 +84,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _complain(str(error))
         sys.exit(MISTAKE)
     except Exception as error:
+        if _ran_out_of_memory(error):
+            _complain(
+                "out of memory: free some, or raise the limit of the process. What has finished is kept: the same "
+                "command goes on, and `handful report FOLDER` writes a report"
+            )
+            sys.exit(MISTAKE)
         traceback.print_exc()
         _complain(f"{type(error).__name__}: a fault of handful, not yours. Please report the lines above")
         sys.exit(FAULT)
@@ -132,6 +144,7 @@ def study_verb(
     """Run what is missing of a study, show its table, write its report."""
     console = _console()
     with console.status("reading the study"):
+        from handful.engine.memory import give_back_freed_memory
         from handful.report import print_table
         from handful.results import StudyFolder
         from handful.spec import read_study
@@ -159,6 +172,7 @@ def study_verb(
     if is_done:
         _say(console, "Nothing is left to run: every cell has its record.")
     texts = None if no_texts else from_sources((spec.as_dict()["data"], spec.data) for spec in plan.distinct)
+    give_back_freed_memory()  # the figures need some of it
     page = _write_report(folder, texts)
     console.print()
     print_table(summarise(folder), console)

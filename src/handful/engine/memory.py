@@ -19,6 +19,9 @@ try:
 except ImportError:  # not on every system
     resource = None  # type: ignore[assignment]
 
+PLENTY = 4 * 2**30
+"""Bytes; with less to take, holes in what is kept could be what is missing."""
+
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h of glibc
 
 
@@ -28,6 +31,14 @@ def keep_freed_memory() -> bool:
     Only where the C library is glibc; gives whether it was done.
     """
     return _set_malloc(mmap_threshold=2**30, trim_threshold=2**30, top_pad=2**26)
+
+
+def keep_freed_memory_where_plenty() -> bool:
+    """`keep_freed_memory` where a CPU has PLENTY to give, else the other way round; gives whether it is kept."""
+    if available_bytes(torch.device("cpu")) < PLENTY:
+        give_back_freed_memory()
+        return False
+    return keep_freed_memory()
 
 
 def give_back_freed_memory() -> bool:
@@ -53,12 +64,15 @@ def _glibc() -> Any:
         return None
 
 
+_SIGNS = ("can't allocate memory", "Cannot allocate memory", "std::bad_alloc", "failed to map segment")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out. torch has an error of its own for that on CUDA only; on a CPU it raises a
-    RuntimeError that says so.
+    RuntimeError that says so, and a library that finds no room for its code an ImportError.
     """
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "std::bad_alloc" in str(error))
+        isinstance(error, (RuntimeError, OSError, ImportError)) and any(sign in str(error) for sign in _SIGNS)
     )
 
 

@@ -18,7 +18,7 @@ import torch
 
 from handful.engine.base import Base, PathCheck
 from handful.engine.check import check_path
-from handful.engine.memory import keep_freed_memory
+from handful.engine.memory import keep_freed_memory_where_plenty
 from handful.errors import ModelError, nearest
 from handful.identity import canonical_json, file_hash
 
@@ -88,7 +88,7 @@ class CausalLM:
         """Weights and tokenizer on a device, with the packed way checked. Raises ModelError."""
         from transformers import AutoModelForCausalLM
 
-        keep_freed_memory()
+        keep_freed_memory_where_plenty()
         tokenizer = self.load_tokenizer()
         dtype: torch.dtype = getattr(torch, self.dtype if self.dtype != "auto" else "float32")
         try:

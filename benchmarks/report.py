@@ -7,7 +7,7 @@ is quoted with the smallest and the largest: speeds of one machine differ more f
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from plan import OURS, TARGETS, Target
@@ -59,8 +59,14 @@ def spread(values: Sequence[float], digits: int = 1, unit: str = "x") -> str:
 
 
 def shares(rows: Sequence[Row], job: Mapping[str, Any]) -> list[float]:
-    """Per round, per cent of the measured matrix-product rate at which handful did the FLOPs that the job needs."""
-    rates = {row["round"]: row["gemm"]["best"] for row in rows if "gemm" in row}
+    """Per round, per cent of the matrix-product rate, the mean of the ones measured right before and right after, at
+    which handful did the FLOPs that the job needs.
+    """
+    measured: dict[int, list[float]] = {}
+    for row in rows:
+        if "gemm" in row:
+            measured.setdefault(row["round"], []).append(row["gemm"]["best"])
+    rates = {number: mean(found) for number, found in measured.items()}
     seconds = {row["round"]: row["seconds"] for row in rows if row["tool"] == OURS and "seconds" in row}
     return [100 * job["flops"] / seconds[n] / rates[n] for n in sorted(rates.keys() & seconds.keys())]
 
@@ -172,8 +178,8 @@ def _share(section: str, shape: str, rows: Sequence[Row], job: Mapping[str, Any]
     best = " or ".join(dict.fromkeys(max(rate["rates"], key=rate["rates"].__getitem__) for rate in rates))
     return (
         f"handful did the {job['flops'] / 1e9:,.0f} GFLOP that this job needs (benchmarks/flops.py) at "
-        f"**{median(found):.0f} %** ({min(found):.0f} to {max(found):.0f}) of the fp32 matrix-product rate of the "
-        f"same round, {median(rate['best'] for rate in rates) / 1e9:.0f} GFLOP/s ({best})."
+        f"**{median(found):.0f} %** ({min(found):.0f} to {max(found):.0f}) of the fp32 matrix-product rate "
+        f"measured right before and after, {median(rate['best'] for rate in rates) / 1e9:.0f} GFLOP/s ({best})."
     )
 
 

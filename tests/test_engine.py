@@ -172,6 +172,21 @@ def test_gradients_are_those_of_plain_transformers() -> None:
         assert float((mine - plain).abs().max()) <= 1e-4 * float(plain.abs().max()) + 1e-12
 
 
+def test_weights_that_could_be_trained_are_scored_as_frozen_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = toy_base("llama")
+    base.network.requires_grad_(True)
+    examples = draw_examples([5, 20])
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a module of the model ran by itself")
+
+    for layer in base.layers:
+        for module in layer.modules():
+            if isinstance(module, torch.nn.Linear):
+                monkeypatch.setattr(module, "forward", refuse)
+    label_scores(base, examples, Graft())
+
+
 def test_head_sees_answer_rows_only() -> None:
     base = toy_base("llama")
     items = [Item(e.tokens, e.answers) for e in draw_examples([30, 40])]
@@ -222,9 +237,7 @@ def test_common_prefix_leaves_every_prompt_a_token() -> None:
 
 def test_scoring_77_labels_of_several_tokens() -> None:
     rng = np.random.default_rng(3)
-    answers = tuple(
-        {(*tuple(rng.integers(20, 30, rng.integers(1, 6)).tolist()), int(n) + 30): None for n in range(77)}
-    )
+    answers = tuple({(*tuple(rng.integers(20, 30, rng.integers(1, 6)).tolist()), int(n) + 30): None for n in range(77)})
     base = toy_base("qwen2")
     examples = draw_examples([12, 30], answers=answers)
     assert relative(label_scores(base, examples, Graft()), one_by_one(base.model, examples)) < 1e-5

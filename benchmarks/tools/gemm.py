@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 SECONDS = 0.7
 """Of multiplying, per shape."""
@@ -16,20 +17,20 @@ ROWS = 4096
 
 
 def rate(rows: int, inner: int, columns: int, seconds: float = SECONDS) -> float:
-    """FLOP/s of [rows, inner] times [inner, columns] into memory that is there already, the best of five stretches."""
+    """FLOP/s of [rows, inner] times [inner, columns] into memory that is there already: median of five stretches."""
     import torch
 
     left, right = torch.randn(rows, inner), torch.randn(inner, columns)
     product = torch.empty(rows, columns)
     torch.mm(left, right, out=product)
-    best = 0.0
+    rates = []
     for _ in range(5):
         start, times = time.perf_counter(), 0
         while (taken := time.perf_counter() - start) < seconds / 5 or not times:
             torch.mm(left, right, out=product)
             times += 1
-        best = max(best, 2.0 * rows * inner * columns * times / taken)
-    return best
+        rates.append(2.0 * rows * inner * columns * times / taken)
+    return median(rates)
 
 
 def shapes(width: int, mlp: int) -> dict[str, tuple[int, int, int]]:

@@ -187,12 +187,17 @@ def _positioned(x: Tensor, head_dim: int, norm: Any, plus_one: bool, cos: Tensor
 def _is_frozen(module: Any, call: Call) -> bool:
     """A plain linear map that gets no gradient itself, or one with a known addition."""
     linear = call.graft.added[module].frozen if module in call.graft.added else module
-    return type(linear) is nn.Linear and not any(tensor.requires_grad for tensor in linear.parameters())
+    return type(linear) is nn.Linear and not any(map(_gets_gradient, linear.parameters()))
+
+
+def _gets_gradient(tensor: Tensor) -> bool:
+    """Not even a trained one does while a model is only scored."""
+    return tensor.requires_grad and torch.is_grad_enabled()
 
 
 def _project(x: Tensor, norm: Norm | None, modules: Sequence[Any], call: Call) -> tuple[Tensor, ...]:
     """norm -> every module, of the same input."""
-    trains_norm = norm is not None and norm.weight.requires_grad
+    trains_norm = norm is not None and _gets_gradient(norm.weight)
     if all(_is_frozen(module, call) for module in modules) and not trains_norm:
         maps = []
         for module in modules:
@@ -216,7 +221,7 @@ def _mlp(mlp: Any, x: Tensor, norm: Norm, config: Any, call: Call, adds: bool) -
     parts = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
     is_gelu = _ACTIVATIONS[_activation(config)]
     is_plain = all(part not in call.graft.added and _is_frozen(part, call) and part.bias is None for part in parts)
-    if is_plain and not norm.weight.requires_grad:
+    if is_plain and not _gets_gradient(norm.weight):
         shape = GatedMLP(mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight, is_gelu)
         return kernels.norm_mlp(x, norm, shape, adds)
     gate, up = _project(x, norm, parts[:2], call)

@@ -49,8 +49,9 @@ QUIET_LIBRARIES = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     # Said outright, or the tokenizers library warns whenever a child process starts (git, for a record).
     "TOKENIZERS_PARALLELISM": "true",
-    # Threads that wait for each other by spinning make a busy machine ten times slower: they sleep soon instead.
-    "GOMP_SPINCOUNT": "1000",
+    # Threads that wait for each other by spinning make a busy machine many times slower: they sleep soon instead, but
+    # not so soon that an idle machine has to wake them for every operation (docs/benchmarks.md).
+    "GOMP_SPINCOUNT": "3000",
 }
 """Set before these libraries are imported, unless the person has set them."""
 

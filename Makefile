@@ -4,8 +4,8 @@
 #   make quickstart   a whole study in a few minutes on two CPU cores: table, figures, report page
 #   make test         the fast tests
 #   make check        ruff, mypy, and the order of imports
-#   make bench        handful against other tools on this machine, an hour or two on two cores
-#   make bench-quick  training and scoring at the small shape, in five minutes
+#   make bench        handful against other tools on this machine, at most 90 minutes on two cores
+#   make bench-quick  training and scoring at the small shape, in about five minutes
 #
 # make setup PYTHON=/path/to/python takes that interpreter. The benchmarks need the IMDB reviews, HANDFUL_DATA
 # names their folder (docs/benchmarks.md), and make an environment for each tool, once.
@@ -48,7 +48,7 @@ check: setup
 	.venv/bin/python -m pytest -q tests/test_layers.py
 
 bench: setup
-	.venv/bin/python benchmarks/bench.py
+	.venv/bin/python benchmarks/bench.py --minutes 85
 
 bench-quick: setup
 	.venv/bin/python benchmarks/bench.py --quick

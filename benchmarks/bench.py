@@ -15,6 +15,7 @@ by --minutes.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -41,7 +42,6 @@ LIMIT_SECONDS = 1800.0
 """After which a tool is given up."""
 
 STUDY_SHAPE = "15m"
-GEMM = "matrix products"
 TOKENS_PER_PACK = 4096
 """What a pack is taken to hold when FLOPs are counted; a smaller one would repeat the shared tokens more often."""
 
@@ -61,7 +61,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--study-sizes", type=int, nargs="+", default=list(STUDY_SIZES), help="numbers of labels")
     parser.add_argument(
         "--study-scripts", type=float, nargs="+", default=[0.1], choices=STUDY_DROPOUTS, metavar="DROPOUT",
-        help="whose scripts are run; the others do the same work and are counted like them (default: 0.1)",
+        help="whose scripts are all run; the time of the others is reckoned from them (default: 0.1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--small", type=int, default=150, metavar="N",
+        help="up to which N scripts without dropout are run too, since they draw no masks (default: 150)",
     )  # fmt: skip
     parser.add_argument("--study-test", type=int, default=STUDY_TEST, help="test reviews")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of every tool")
@@ -82,29 +86,40 @@ class Bench:
     def __init__(self, args: argparse.Namespace, command: str) -> None:
         self.args = args
         self.command = command
+        self._study_at: Path | None = None
+        self._jobs: dict[tuple[str, int, int], Path] = {}
         self.end = time.perf_counter() + 60 * args.minutes if args.minutes else float("inf")
         self.file = args.output / ("quick.json" if args.quick else "bench.json")
         self.results: dict[str, Any] = {
             "machine": _machine(),
             "threads": args.threads,
             "settings": SETTINGS,
+            "code": _code(),
             "environments": {},
             "jobs": {},
             "measurements": [],
         }
         if args.resume and self.file.is_file():
             kept = json.loads(self.file.read_text(encoding="utf-8"))
-            for name in ("machine", "threads", "settings"):
-                if kept[name] != json.loads(json.dumps(self.results[name])):
+            for name in ("machine", "threads", "settings", "code"):
+                if kept.get(name) != json.loads(json.dumps(self.results[name])):
                     _refuse(f"{self.file} was measured with another {name}: leave --resume away")
+            # What failed is tried again.
+            kept["measurements"] = [row for row in kept["measurements"] if not row.get("reason")]
             self.results = kept
 
     def run(self) -> None:
         """All sections asked for. Raises OutOfTime."""
+        # What can be missing is asked for first: making the environments takes minutes.
+        for shape in self.args.shapes:
+            for section in self.args.sections:
+                if section != "study":
+                    self._job(section, shape)
+        if "study" in self.args.sections:
+            self._study_folder()
         needed = [tool.environment for section in self.args.sections for tool in self._tools(section)]
         for name in dict.fromkeys([environments.MAIN, *needed]):
-            environments.ensure(name)
-            self.results["environments"][name] = environments.versions(name)
+            self._environment(name)
         for shape in self.args.shapes:
             for section in self.args.sections:
                 if section != "study":
@@ -118,19 +133,39 @@ class Bench:
         self.file.write_text(json.dumps(self.results, indent=1) + "\n", encoding="utf-8")
         self.file.with_suffix(".md").write_text(report.markdown(self.results), encoding="utf-8")
 
+    def _environment(self, name: str) -> None:
+        try:
+            environments.ensure(name)
+        except subprocess.CalledProcessError as error:
+            _refuse(
+                f"the environment of {name} could not be made: {shlex.join(map(str, error.cmd))} ended with "
+                f"{error.returncode}. It needs a package index that pip knows, with the pins of benchmarks/peers."
+            )
+        versions, kept = environments.versions(name), self.results["environments"]
+        if kept.setdefault(name, versions) != versions:
+            _refuse(f"{self.file} was measured with other versions in the environment {name}: leave --resume away")
+
     def _tools(self, section: str) -> list[plan.Tool]:
         every = {"train": plan.TRAINING, "score": plan.SCORING, "study": plan.TRAINING[:2]}[section]
         return [tool for tool in every if tool.is_quick or not self.args.quick]
 
     # -- training and scoring --
 
-    def _section(self, section: str, shape: str) -> None:
+    def _job(self, section: str, shape: str) -> Path:
+        """The job of a section, made and described."""
         amounts = (plan.QUICK if self.args.quick else plan.FULL).get(shape) or plan.FULL[shape]
         train, test = self.args.reviews or (amounts.train, amounts.test)
-        path = Path(_prepare("--shape", shape, "--train", str(train), "--test", str(test)))
+        if (shape, train, test) not in self._jobs:
+            options = ("--shape", shape, "--train", str(train), "--test", str(test))
+            self._jobs[shape, train, test] = Path(_prepare(*options))
+        path = self._jobs[shape, train, test]
         job = json.loads(path.read_text(encoding="utf-8"))
         self._describe(f"{section} {shape}", _about(job, section, shape, self.args.rounds))
-        titles = {GEMM, *(tool.title for tool in self._tools(section))}
+        return path
+
+    def _section(self, section: str, shape: str) -> None:
+        path = self._job(section, shape)
+        titles = {tool.title for tool in self._tools(section)}
         for number in range(1, self.args.rounds + 1):
             rows = self._rows(section, shape, number)
             if {row["tool"] for row in rows} == titles:
@@ -145,9 +180,6 @@ class Bench:
         margins: list[float] = []
         for tool in self._tools(section):
             is_ours = tool.title == plan.OURS
-            # Right before and right after, because the machine's speed moves within a minute.
-            if is_ours:
-                self._matrix_products(common, shape)
             measured = self._run_tool(tool, job)
             row = {**common, "tool": tool.title, **_figures(measured)}
             found = measured.result.get("margins")
@@ -156,16 +188,6 @@ class Bench:
             elif found and margins:
                 row["largest_difference"] = max(abs(a - b) for a, b in zip(found, margins, strict=True))
             self._add(row)
-            if is_ours:
-                self._matrix_products(common, shape)
-
-    def _matrix_products(self, common: dict[str, Any], shape: str) -> None:
-        size = SHAPES[shape]
-        script = str(HERE / "tools" / "gemm.py")
-        command = [sys.executable, script, "{result}", "--width", str(size.width), "--mlp", str(size.mlp_width)]
-        measured = self._quietly(lambda: run(command, {}, self.args.threads, LIMIT_SECONDS))
-        row = {**common, "tool": GEMM, **_figures(measured)}
-        self._add({**row, "gemm": measured.result} if measured.result else row)
 
     def _run_tool(self, tool: plan.Tool, job: Path, *options: str) -> Measured:
         script = HERE / "tools" / f"{tool.script}.py"
@@ -175,14 +197,21 @@ class Bench:
 
     # -- the study --
 
-    def _study(self) -> None:
+    def _study_folder(self) -> tuple[Path, list[tuple[int, float]]]:
+        """Where the study lies, and which of its cells are done by scripts too."""
         sizes, test = self.args.study_sizes, self.args.study_test
-        options = ["--study", *map(str, sizes), "--test", str(test)]
-        folder = Path(_prepare("--shape", STUDY_SHAPE, *options))
-        scripted = self.args.study_scripts
-        about = {"sizes": sizes, "dropouts": STUDY_DROPOUTS, "scripted": scripted, "test": test}
+        small = [size for size in sizes if size <= self.args.small]
+        cells = [(size, dropout) for dropout in STUDY_DROPOUTS for size in sizes]
+        cells = [cell for cell in cells if cell[1] in self.args.study_scripts or (cell[1] == 0 and cell[0] in small)]
+        if self._study_at is None:
+            options = ["--study", *map(str, sizes), "--test", str(test)]
+            self._study_at = Path(_prepare("--shape", STUDY_SHAPE, *options))
+        about = {"sizes": sizes, "dropouts": STUDY_DROPOUTS, "scripted": cells, "test": test}
         self._describe(f"study {STUDY_SHAPE}", json.loads(json.dumps(about)))
-        cells = [(size, dropout) for dropout in scripted for size in sizes]
+        return self._study_at, cells
+
+    def _study(self) -> None:
+        folder, cells = self._study_folder()
         half = len(cells) // 2
         for size, dropout in cells[:half]:
             self._cell(folder, size, dropout)
@@ -197,7 +226,7 @@ class Bench:
         self._check_time()
         measured = self._run_tool(plan.TRAINING[1], folder / f"cell-{size}-{dropout}.json", "--score")
         row = {"section": "study", "shape": STUDY_SHAPE, "tool": title, "round": 1, "num_labels": size}
-        self._add({**row, **_figures(measured)})
+        self._add({**row, "dropout": dropout, **_figures(measured)})
 
     def _whole_study(self, folder: Path) -> None:
         if self._is_done(plan.OURS):
@@ -247,7 +276,7 @@ class Bench:
             done.append(work())
             if done[-1][0].others <= report.BUSY or done[-1][0].reason:
                 break
-        return min(done, key=lambda pair: pair[0].others)
+        return min(done, key=lambda pair: (bool(pair[0].reason), pair[0].others))
 
     def _check_time(self) -> None:
         if time.perf_counter() > self.end:
@@ -270,7 +299,7 @@ def _figures(measured: Measured) -> dict[str, Any]:
     told = {"wall_seconds": measured.wall_seconds, "peak_bytes": measured.peak_bytes, "others": measured.others}
     if measured.reason:
         return {**told, "reason": measured.reason}
-    kept = ("seconds", "reviews", "tokens", "loss", "engine", "score_seconds")
+    kept = ("seconds", "reviews", "tokens", "loss", "engine", "score_seconds", "gemm")
     return {**told, **{name: measured.result[name] for name in kept if name in measured.result}}
 
 
@@ -324,16 +353,26 @@ def _machine() -> dict[str, Any]:
     return {"cpu": cpu, "cores": os.cpu_count(), "memory_gb": memory, "system": system}
 
 
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def _commit() -> str:
     """Of this checkout, with a plus when it has changes; "unknown" outside of one."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
-
     try:
-        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain") else "")
+        return _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def _code() -> str:
+    """Of what is measured and what measures, by content: other files may change between two parts of a run."""
+    digest = hashlib.sha256()
+    for folder in (HERE, HERE.parent / "src"):
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in (".py", ".txt") and not any(part.startswith(".") for part in path.parts[-4:]):
+                digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

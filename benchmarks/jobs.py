@@ -15,6 +15,7 @@ import importlib.util
 import itertools
 import json
 import random
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,11 +77,15 @@ def model_folder(cache: Path, shape: str) -> Path:
         script = _pretraining_script()
         texts = [piece for review in imdb("train") for piece in review]
         tokenizer = script.train_tokenizer(texts, SHAPES[shape].vocabulary)
-        folder.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(str(folder / "tokenizer.json"))
-        script.save_tokenizer(folder / "tokenizer.json", folder)
+        # Under another name until it is whole: an interrupted run leaves nothing that looks like a base.
+        part = cache / f"llama-{shape}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        tokenizer.save(str(part / "tokenizer.json"))
+        script.save_tokenizer(part / "tokenizer.json", part)
         torch.manual_seed(0)
-        LlamaForCausalLM(LlamaConfig(**config_of(SHAPES[shape]))).save_pretrained(folder)
+        LlamaForCausalLM(LlamaConfig(**config_of(SHAPES[shape]))).save_pretrained(part)
+        part.rename(folder)
     return folder
 
 
@@ -234,7 +239,7 @@ def _study_text(folder: Path, model: Path, sizes: Sequence[int]) -> str:
 
     methods = ", ".join(
         f'{{ name = "lora", rank = {SETTINGS["rank"]}, alpha = {SETTINGS["alpha"]}.0, dropout = {dropout}, '
-        f'targets = {json.dumps(SETTINGS["targets"])}, learning_rate = {SETTINGS["learning_rate"]} }}'
+        f"targets = {json.dumps(SETTINGS['targets'])}, learning_rate = {SETTINGS['learning_rate']} }}"
         for dropout in STUDY_DROPOUTS
     )
     return f"""name = "benchmark"
@@ -268,7 +273,9 @@ def _write(
         "train": train,
         "test": test,
     }
-    path.write_text(json.dumps(job, ensure_ascii=False), encoding="utf-8")
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(job, ensure_ascii=False), encoding="utf-8")
+    part.rename(path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-QUIET_SECONDS, QUIET_CORES = 2.0, 0.15
+QUIET_SECONDS, QUIET_CORES = 1.0, 0.15
 """A machine is idle when for so long fewer cores than this were busy."""
 TAIL_LINES = 4
 """Of a failed tool's output, kept as the reason."""

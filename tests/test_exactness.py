@@ -650,6 +650,31 @@ def test_no_text_moves_another(kind: str) -> None:
         assert np.delete(difference, number).max() < 1e-5 * np.abs(before).max()
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_logits_made_in_parts_change_no_gradient(tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a weight in the layers and of the head's, which is the embedding's too where they are tied."""
+    base = frozen_base("llama", tie_word_embeddings=tied)
+    tensors = [base.model.model.layers[1].mlp.up_proj.weight, base.model.lm_head.weight]
+    for tensor in tensors:
+        tensor.requires_grad_(True)
+    items = as_items(draw_examples([9, 20, 31, 14, 2] * 6))
+    asked: list[int] = []
+    right = forward.head_logits
+
+    def counted(base: Base, hidden: Tensor) -> Tensor:
+        asked.append(len(hidden))
+        return right(base, hidden)
+
+    monkeypatch.setattr(forward, "head_logits", counted)
+    whole = ours(base, items, Graft(), tensors)
+    rows = asked[0]
+    asked.clear()
+    monkeypatch.setattr(forward, "TRAINED_LOGITS", 1)  # the fewest rows there are
+    parts = ours(base, items, Graft(), tensors)
+    assert max(asked) == 64 < rows and sum(asked) == 2 * rows, "made again on the way back"
+    assert_same(parts, whole)
+
+
 def test_neither_order_nor_budget_moves_a_gradient() -> None:
     base = frozen_base("llama")
     weight = base.model.model.layers[0].mlp.up_proj.weight.requires_grad_(True)

@@ -15,6 +15,7 @@ from handful.engine.scoring import normalise
 from handful.errors import RunError
 from handful.examples import EncodedExample, Task
 from handful.methods import METHODS
+from handful.progress import recording, stage
 from handful.spec import build_member
 from handful.training import TrainingSpec
 from toys import toy_base
@@ -87,6 +88,23 @@ def test_contract(name: str, base: Base, tmp_path: Path) -> None:
     with method.attach(base, TASK, seed=1) as third:
         third.fit(TRAIN[:12], TRAIN[12:], TRAINING, seed=2)
         assert np.array_equal(third.predict(TEST), scores), "same seed, same numbers, whatever ran before"
+
+
+def test_the_base_alone_scores_the_same_texts_once(base: Base) -> None:
+    told = []
+    for calibration in ("none", "contextual", "none"):
+        with recording() as journal, make("zero_shot", calibration=calibration).attach(base, TASK, seed=1) as tuned:
+            journal.amounts.clear()  # what the calibration read
+            with stage("test"):
+                scores = tuned.predict(TEST)
+        told.append((scores, dict(journal.amounts)))
+    first, second, third = told
+    assert first[1]["scored_tokens"] > 0 and "remembered_test_texts" not in first[1]
+    assert second[1] == third[1] == {"remembered_test_texts": len(TEST)}
+    assert np.array_equal(first[0], third[0]) and not np.array_equal(first[0], second[0])
+    with recording() as journal, make("zero_shot").attach(base, TASK, seed=1) as tuned:
+        tuned.predict(TEST[:-1])
+    assert not any(name.startswith("remembered") for name in journal.amounts), "other texts"
 
 
 @pytest.mark.parametrize("name", METHODS)

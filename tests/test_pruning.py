@@ -320,6 +320,8 @@ def test_banking77_on_the_base_that_ships() -> None:
     prompt = build_member("prompt", {"name": "cloze", "ending": "This is about", "answers": answers}, [])
     examples = encode(Split(names, ("text",), (), (), test, (), ""), prompt, base.tokenizer).test
     expected = one_by_one(base.model, examples)
+    whole = label_scores(base, examples, Graft())
+    assert np.abs(whole - expected).max() < 1e-5 * np.abs(expected).max()
     for nats in (float("inf"), 25.0):
         ours, _ = scored(base, examples, pruning(nats, examples), budget=4096)
         agree(ours, expected, pruning(nats, examples))

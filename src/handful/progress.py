@@ -71,6 +71,13 @@ def amount(name: str, value: float) -> None:
         journal.amounts[name] = journal.amounts.get(name, 0.0) + value
 
 
+def remembered(count: int) -> None:
+    """So many texts of the current stage were known from an earlier run: their time says nothing about speed."""
+    journal = _journal.get()
+    if journal is not None and count:
+        amount(f"remembered_{journal.current}_texts", count)
+
+
 def note(line: str) -> None:
     """A line worth keeping in the record's `execution`, such as a halved token budget."""
     journal = _journal.get()

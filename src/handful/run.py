@@ -67,7 +67,7 @@ def run(
 
 def _set_budget(base: Base, asked: int) -> None:
     """As the study asks, but no more than this base was seen to take."""
-    base.token_budget, base.recomputes = min(asked, base.most_tokens or asked), False
+    base.token_budget, base.recomputes = min(asked, base.most_tokens or asked), None
     if base.token_budget < asked:
         progress.note(f"token budget {base.token_budget}, because memory ran out before with more")
 

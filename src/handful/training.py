@@ -246,7 +246,8 @@ def _step(
 ) -> float:
     """Adds the gradient of the mean loss over `members`; gives that loss. seed: of the dropout.
 
-    When memory runs out, the step begins again in smaller passes: the same step, rounded otherwise.
+    When memory runs out, the step begins again in smaller passes: the same step, rounded otherwise; with dropout, which
+    is drawn pass by pass, under other masks.
     """
     gold_only = training.loss == "answer"
     items = [

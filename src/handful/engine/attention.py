@@ -34,6 +34,10 @@ again: they grow with the square of the length."""
 
 Span = tuple[int, int]
 
+Step = tuple[int, int, int, Tensor | None]
+"""Rows of a group at a time: the first, the one after the last, how many of the group's keys they meet, and a mask
+for the last of these keys."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -70,6 +74,12 @@ class Layout:
     num_queries: int
     num_keys: int
     on_device: dict[str, Any] = field(default_factory=dict)
+
+    def steps(self, dtype: torch.dtype) -> list[tuple[Group, list[Step]]]:
+        """Each group with what is multiplied at a time; made once, for all layers."""
+        if "steps" not in self.on_device:
+            self.on_device["steps"] = [(group, _steps(group, dtype)) for group in self.groups]
+        return self.on_device["steps"]  # type: ignore[no-any-return]
 
     def paths(self) -> list[Path]:
         """The same by segments, for kernels that take a row of keys for each."""
@@ -167,9 +177,10 @@ def _spans(segments: Sequence[Segment], number: int, stop: int) -> tuple[Span, .
     return (*_ancestors(segments, segments[number]), (segments[number].start, stop))
 
 
-@functools.lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=16)
 def _tree_mask(tree: tuple[tuple[int, int, int], ...], asked: int, dtype: torch.dtype) -> Tensor:
-    """[asked, rows], 0 where one of the last `asked` rows of the tree sees another, -inf elsewhere.
+    """[asked, rows], 0 where one of the last `asked` rows of the tree sees another, -inf elsewhere. A few are
+    remembered: texts of one pack mostly have the same tree.
 
     tree: (start, stop, parent's place), parents before their children.
     """
@@ -201,7 +212,7 @@ def tree_attention(query: Tensor, key: Tensor, value: Tensor, plan: Layout, scal
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     if query.device.type != "cpu":
         return masked_attention(query, key, value, plan, scale)
-    mixed: Tensor = _GroupAttention.apply(query, key, value, plan.groups, scale)
+    mixed: Tensor = _GroupAttention.apply(query, key, value, plan.steps(query.dtype), scale)
     return mixed
 
 
@@ -229,9 +240,8 @@ def dense_mask(plan: Layout, dtype: torch.dtype, device: torch.device) -> Tensor
     return mask
 
 
-def _steps(group: Group, dtype: torch.dtype) -> list[tuple[int, int, int, Tensor | None]]:
-    """A group in chunks of rows: (first row, row after the last, how many of the group's keys they meet, a mask
-    for the last of these keys). A triangle is met in about CHUNK rows at a time."""
+def _steps(group: Group, dtype: torch.dtype) -> list[Step]:
+    """A group in chunks of rows. A triangle is met in about CHUNK rows at a time."""
     size = group.q_stop - group.q_start
     above = sum(stop - start for start, stop in group.spans)
     if group.own is None:
@@ -269,16 +279,18 @@ class _GroupAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, groups: Sequence[Group], scale: float) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, groups: Sequence[tuple[Group, list[Step]]], scale: float
+    ) -> Tensor:
         query = query * scale
         q, k, v = (tensor.transpose(0, 1) for tensor in (query, key, value))
         out = torch.empty_like(query)
         keeps = any(ctx.needs_input_grad[:3])
         kept: list[Tensor | None] = []
-        for group in groups:
+        for group, steps in groups:
             keys, values = _seen(group, k), _seen(group, v)
             asked, result = q[:, group.q_start : group.q_stop], out[group.q_start : group.q_stop].transpose(0, 1)
-            for start, stop, met, mask in _steps(group, query.dtype):
+            for start, stop, met, mask in steps:
                 weights = _weights(asked[:, start:stop], keys[:, :met], mask)
                 result[:, start:stop] = torch.bmm(weights, values[:, :met])
                 if keeps:
@@ -293,13 +305,14 @@ class _GroupAttention(torch.autograd.Function):
         query, key, value, *kept = ctx.saved_tensors
         q, k, v = (tensor.transpose(0, 1) for tensor in (query, key, value))
         grad = grads[0].transpose(0, 1)
-        d_query, d_key, d_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        d_query = torch.empty_like(query)
+        # What many texts add to the keys of their shared root is summed in float32.
+        d_key, d_value = (torch.zeros(tensor.shape, dtype=torch.float32) for tensor in (key, value))
         left = list(kept)
-        for group in ctx.groups:
+        for group, steps in ctx.groups:
             keys, values = _seen(group, k), _seen(group, v)
             rows = slice(group.q_start, group.q_stop)
             asked, g, d_asked = q[:, rows], grad[:, rows], d_query[rows].transpose(0, 1)
-            steps = _steps(group, query.dtype)
             mine, left = left[: len(steps)], left[len(steps) :]
             d_keys = d_values = keys.new_empty(0)
             # The last chunk meets all keys, so it makes the sums that the others are added to.
@@ -323,7 +336,7 @@ class _GroupAttention(torch.autograd.Function):
                 d_key[span[0] : span[1]] += d_keys[:, columns].transpose(0, 1)
                 d_value[span[0] : span[1]] += d_values[:, columns].transpose(0, 1)
                 first = columns.stop
-        return d_query.mul_(ctx.scale), d_key, d_value, None, None
+        return d_query.mul_(ctx.scale), d_key.to(key.dtype), d_value.to(value.dtype), None, None
 
 
 def _heads_first(x: Tensor) -> Tensor:

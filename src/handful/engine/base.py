@@ -34,7 +34,8 @@ class Base:
 
     facts go into the record (architecture, number of parameters). token_budget: tokens in one forward pass,
     a power of two, chosen once per study; most_tokens: what it came down to when memory ran out; bytes_per_token:
-    as measured; recomputes: one text alone did not fit (all three: engine/budget.py). bare_scores: label scores
+    as measured; recomputes: tokens of the shortest text
+    that did not fit alone (all three: engine/budget.py). bare_scores: label scores
     of the base alone, by content of the prompts.
     """
 
@@ -47,7 +48,7 @@ class Base:
     token_budget: int = 4096
     most_tokens: int | None = None
     bytes_per_token: float | None = None
-    recomputes: bool = False
+    recomputes: int | None = None
     bare_scores: dict[str, Any] = field(default_factory=dict)
     load_seconds: float = 0.0
 

@@ -42,10 +42,15 @@ class OutOfMemory(Exception):
     def __init__(self, batch: Batch) -> None:
         super().__init__(f"{len(batch.items)} texts, {batch.num_tokens} tokens")
         self.num_items, self.num_tokens = len(batch.items), batch.num_tokens
+        self.is_packed = batch.segments is not None
 
 
 def bytes_per_token(base: Base) -> float:
-    """What training keeps of one token for the way back, measured once per base on a text of random tokens."""
+    """What training keeps of one token for the way back, measured once per base on two texts of random tokens.
+
+    As the base stands: while its weights may be trained, which they may right after it is loaded, more is kept than an
+    adapter on frozen ones needs, so the figure is on the safe side for every method.
+    """
     if base.bytes_per_token is None:
         generator = torch.Generator().manual_seed(0)
         size = min(_PROBE_TOKENS, (base.context_length or _PROBE_TOKENS) - 1)
@@ -53,19 +58,28 @@ def bytes_per_token(base: Base) -> float:
         # A virtual token that wants a gradient stands for any method: all that comes after it is kept.
         virtual = torch.zeros(1, int(base.facts["width"]), device=base.device, requires_grad=True)
         graft = Graft(prefix_embeddings=lambda: virtual, num_virtual=1)
-        (batch,) = batches(base, [Item(tuple(tokens), ((tokens[0],),))], 1, size + 1)
-        kept = kept_bytes(lambda: answer_logits(base, batch, graft), list(base.network.parameters()))
-        base.bytes_per_token = kept / batch.num_tokens
+
+        def kept(length: int) -> int:
+            (batch,) = batches(base, [Item(tuple(tokens[:length]), ((tokens[0],),))], 1, length + 1)
+            return kept_bytes(lambda: answer_logits(base, batch, graft), list(base.network.parameters()))
+
+        # The difference of two lengths leaves out what a pass keeps once, such as a head cast to float32.
+        half = max(1, size // 2)
+        base.bytes_per_token = (kept(size) - kept(half)) / (size - half) if size > half else float(kept(size))
     return base.bytes_per_token
 
 
 def fitting_budget(base: Base) -> int:
     """The token budget for a base on its device as it stands: a power of two, at most LARGEST_BUDGET."""
-    budget = LARGEST_BUDGET[base.device.type]
+    largest = LARGEST_BUDGET[base.device.type]
+    if base.network.dtype == torch.float32:
+        # On CUDA the attention of such a base is one mask over the pack.
+        largest = min(largest, LARGEST_BUDGET["cpu"])
+    budget = largest
     room = SHARE * available_bytes(base.device)
     while budget > SMALLEST_BUDGET and budget * bytes_per_token(base) > room:
         budget //= 2
-    if budget < LARGEST_BUDGET[base.device.type]:
+    if budget < largest:
         give_back_freed_memory()
     return budget
 
@@ -74,14 +88,22 @@ def saves_memory(base: Base, batch: Batch) -> bool:
     """Whether a batch's activations are to be computed again on the way back: only where it is one text, longer
     than the budget, that alone would not fit otherwise.
     """
-    if len(batch.items) > 1:
+    if len(batch.items) > 1 or batch.segments is None:
         return False
-    if not base.recomputes and batch.num_tokens > base.token_budget:
+    if batch.num_tokens > base.token_budget and (base.recomputes is None or batch.num_tokens < base.recomputes):
         wanted = batch.num_tokens * bytes_per_token(base)
         if wanted > 2 * SHARE * available_bytes(base.device):
-            base.recomputes = True
+            _recompute_from(base, batch.num_tokens, "would not fit into memory")
             give_back_freed_memory()
-    return base.recomputes
+    return base.recomputes is not None and batch.num_tokens >= base.recomputes
+
+
+def _recompute_from(base: Base, num_tokens: int, why: str) -> None:
+    base.recomputes = num_tokens
+    progress.note(
+        f"one text of {num_tokens} tokens alone {why}: the activations of texts of that length are computed again on "
+        "the way back"
+    )
 
 
 @contextmanager
@@ -104,12 +126,12 @@ def within_memory(base: Base, work: Callable[[], T], is_training: bool) -> T:
         try:
             return work()
         except OutOfMemory as failure:
-            size = failure.num_items, failure.num_tokens
+            size = failure.num_items, failure.num_tokens, failure.is_packed
         # Outside the except block, which holds on to the failed pass.
         _give_way(base, *size, is_training)
 
 
-def _give_way(base: Base, num_items: int, num_tokens: int, is_training: bool) -> None:
+def _give_way(base: Base, num_items: int, num_tokens: int, is_packed: bool, is_training: bool) -> None:
     """Halves the token budget of a base after memory ran out, or, where one text alone did not fit, has its
     activations computed again on the way back. Raises RunError when neither is left.
     """
@@ -124,12 +146,8 @@ def _give_way(base: Base, num_items: int, num_tokens: int, is_training: bool) ->
             budget //= 2
         base.token_budget = base.most_tokens = budget
         progress.note(f"ran out of memory: token budget halved to {budget}")
-    elif is_training and base.path.fast and not base.recomputes:
-        base.recomputes = True
-        progress.note(
-            f"ran out of memory with one text of {num_tokens} tokens alone: the activations of such texts are "
-            "computed again on the way back"
-        )
+    elif is_training and is_packed and (base.recomputes is None or num_tokens < base.recomputes):
+        _recompute_from(base, num_tokens, "ran out of memory")
     else:
         texts = "one text" if num_items == 1 else f"{num_items} texts"
         raise RunError(

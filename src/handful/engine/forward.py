@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 
 from handful.engine import attention
@@ -31,6 +32,10 @@ HEAD_ROWS = 8192
 
 CPU_LOGITS = 2**21
 """Logits that a CPU makes at a time where no gradient is asked for: 8 MiB."""
+
+TRAINED_LOGITS = 2**24
+"""Logits that training makes at a time: 64 MiB, three times that with their gradients. With more, as many labels make
+them, each part is made again on the way back; otherwise they would outweigh all that the layers keep."""
 
 
 def _never(*_: Any, **__: Any) -> Any:
@@ -58,11 +63,12 @@ def answer_logits(base: Base, batch: Batch, graft: Graft, saves_memory: bool = F
 def read_log_probabilities(base: Base, batch: Batch, graft: Graft, saves_memory: bool = False) -> Tensor:
     """Runs a batch; gives [reads] float32, the log-probability of each read's token over the vocabulary."""
     tokens = torch.tensor([read.token for read in batch.reads], device=base.device)
-    if batch.segments is None or torch.is_grad_enabled():
+    if batch.segments is None:
         logits, index = answer_logits(base, batch, graft, saves_memory)
         return logits[index, tokens] - logits.logsumexp(dim=-1)[index]
     rows, index = _read_rows(base, batch)
-    return token_log_probabilities(base, packed_rows(base, batch, batch.segments, graft, rows), index, tokens)
+    hidden = packed_rows(base, batch, batch.segments, graft, rows, saves_memory)
+    return token_log_probabilities(base, hidden, index, tokens)
 
 
 def _read_rows(base: Base, batch: Batch) -> tuple[list[int], Tensor]:
@@ -148,20 +154,31 @@ def head_logits(base: Base, hidden: Tensor) -> Tensor:
 
 
 def token_log_probabilities(base: Base, hidden: Tensor, index: Tensor, tokens: Tensor) -> Tensor:
-    """[reads] float32: log-probability of `tokens` after the rows `index` of hidden [rows, width]. No gradients.
+    """[reads] float32: log-probability of `tokens` after the rows `index` of hidden [rows, width].
 
-    With many labels the logits are the largest tensor of all, so that a CPU never sees them whole.
+    With many labels the logits are the largest tensor of all, so that they are never seen whole.
     """
+    is_training = torch.is_grad_enabled()
     step = len(hidden)
-    if base.device.type == "cpu" and hidden.dtype == torch.float32:
-        step = max(64, CPU_LOGITS // int(base.facts["vocabulary"]))
-    parts = torch.empty(len(index), dtype=torch.float32, device=base.device)
+    if is_training or (base.device.type == "cpu" and hidden.dtype == torch.float32):
+        step = max(64, (TRAINED_LOGITS if is_training else CPU_LOGITS) // int(base.facts["vocabulary"]))
+
+    def part(some: Tensor, rows: Tensor, wanted: Tensor) -> Tensor:
+        logits = head_logits(base, some)
+        return logits[rows, wanted] - logits.logsumexp(dim=-1)[rows]
+
+    if len(hidden) <= step:
+        return part(hidden, index, tokens)
+    total = torch.zeros(len(index), dtype=torch.float32, device=base.device)
     for first in range(0, len(hidden), step):
-        logits = head_logits(base, hidden[first : first + step])
         inside = ((index >= first) & (index < first + step)).nonzero()[:, 0]
-        rows = index[inside] - first
-        parts[inside] = logits[rows, tokens[inside]] - logits.logsumexp(dim=-1)[rows]
-    return parts
+        some, rows, wanted = hidden[first : first + step], index[inside] - first, tokens[inside]
+        if is_training:
+            found = checkpoint(part, some, rows, wanted, use_reentrant=False)
+        else:
+            found = part(some, rows, wanted)
+        total = total.index_copy(0, inside, found)
+    return total
 
 
 def _padded_logits(base: Base, batch: Batch, graft: Graft, wanted: Tensor) -> Tensor:

@@ -60,6 +60,12 @@ class Graft:
         return sum(tensor.numel() for group in self.parameters for tensor in group.tensors)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether the base answers as it would alone."""
+        changes = (self.parameters, self.prefix_embeddings, self.added, self.edit)
+        return not any(changes)
+
+    @property
     def is_training(self) -> bool:
         """Whether the method's own dropout is on."""
         return self._training

@@ -76,14 +76,17 @@ def _scored(
         yield batch.items, scores.double().cpu().numpy()
 
 
-def bare_label_scores(base: Base, examples: Sequence[EncodedExample]) -> np.ndarray:
+def bare_label_scores(base: Base, examples: Sequence[EncodedExample], pruning: Pruning | None = None) -> np.ndarray:
     """`label_scores` of the base alone, remembered by content: a study asks for the same ones in many cells."""
-    content = hashlib.sha256(str(base.token_budget).encode())
+    pruned = None if pruning is None else (pruning.nats, pruning.offset.tolist())
+    content = hashlib.sha256(repr((base.token_budget, pruned)).encode())
     for example in examples:
         content.update(repr((example.tokens, example.answers)).encode())
     key = content.hexdigest()
-    if key not in base.bare_scores:
-        base.bare_scores[key] = label_scores(base, examples, Graft())
+    if key in base.bare_scores:
+        progress.remembered(len(examples))
+    else:
+        base.bare_scores[key] = label_scores(base, examples, Graft(), pruning)
     return base.bare_scores[key].copy()  # type: ignore[no-any-return]
 
 

@@ -142,7 +142,8 @@ def rates(journal: Journal, record: RunRecord, num_test: int) -> dict[str, dict[
     scoring = sum(seconds.get(stage, 0.0) for stage in ("prior", "select", "test"))
     points = record.curve.get("points") or [{}]
     num_trained = points[-1].get("update", 0) * record.spec.get("training", {}).get("batch_size", 0)
-    texts = {"train": (num_trained, training), "test": (num_test, seconds.get("test", 0.0))}
+    num_scored = num_test - amounts.get("remembered_test_texts", 0)
+    texts = {"train": (num_trained, training), "test": (num_scored, seconds.get("test", 0.0))}
     tokens = {
         "train": (amounts.get("train_tokens", 0), training),
         "score": (amounts.get("scored_tokens", 0), scoring),

@@ -83,7 +83,10 @@ class GraftTuned:
 
     def predict(self, examples: Sequence[EncodedExample]) -> np.ndarray:
         """[examples, labels] float64 log-probabilities, normalised over the labels."""
-        scores = label_scores(self._base, examples, self._graft, self._pruning)
+        if self._graft.is_empty:
+            scores = bare_label_scores(self._base, examples, self._pruning)
+        else:
+            scores = label_scores(self._base, examples, self._graft, self._pruning)
         return normalise(scores + self.offset)
 
     def save(self, folder: Path) -> None:

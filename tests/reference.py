@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -80,3 +81,19 @@ def path_rows(batch: Batch, item: int, answer: int) -> list[int]:
     while (number := segments[number].parent) >= 0:
         rows = [*range(segments[number].start, segments[number].stop), *rows]
     return rows
+
+
+def orthonormal_rows(basis: Any) -> Any:
+    """[rank, width] float64 -> orthonormal rows of the same span by Gram and Schmidt, written out."""
+    rows: list[Any] = []
+    for row in basis:
+        for earlier in rows:
+            row = row - (row @ earlier) * earlier
+        rows.append(row / np.sqrt(row @ row))
+    return np.stack(rows)
+
+
+def loreft_edit(h: Any, basis: Any, weight: Any, bias: Any) -> Any:
+    """Equation 3 of Wu et al. 2024 on each row of h [n, width], float64: h + R^T (W h + b - R h)."""
+    R = orthonormal_rows(basis)
+    return np.stack([row + R.T @ (weight @ row + bias - R @ row) for row in h])

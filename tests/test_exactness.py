@@ -572,7 +572,7 @@ def test_the_head_multiplies_in_float32_whatever_the_weights_are(monkeypatch: py
     assert float((logits - exact).abs().max()) < 1e-6 * float(exact.abs().max())
 
 
-@pytest.mark.parametrize("name", ["lora", "prompt_tuning"])
+@pytest.mark.parametrize("name", ["lora", "prompt_tuning", "loreft"])
 def test_adapters_on_a_bfloat16_base_are_float32(name: str, tmp_path: Path) -> None:
     base, _ = bfloat16_base("llama")
     before = fingerprint(base)

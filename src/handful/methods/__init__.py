@@ -10,6 +10,7 @@ from typing import Any
 
 from handful.methods.full import Full
 from handful.methods.lora import LoRA
+from handful.methods.loreft import LoReFT
 from handful.methods.prompt_tuning import PromptTuning
 from handful.methods.tfidf import Tfidf
 from handful.methods.zero_shot import ZeroShot
@@ -18,6 +19,7 @@ METHODS: dict[str, type[Any]] = {
     "zero_shot": ZeroShot,
     "prompt_tuning": PromptTuning,
     "lora": LoRA,
+    "loreft": LoReFT,
     "full": Full,
     "tfidf": Tfidf,
 }

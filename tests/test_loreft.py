@@ -1,0 +1,183 @@
+"""LoReFT against its formula in float64, finite differences, and plain transformers with the edit as hooks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from handful.engine.scoring import normalise
+from handful.errors import RunError, SpecError
+from handful.methods.loreft import LoReFT, _Edits, orthonormal
+from reference import eager, loreft_edit, orthonormal_rows
+from test_engine import ANSWERS, draw_examples, relative
+from test_exactness import LENGTHS, as_items, assert_same, frozen_base, ours, plain
+from test_methods import TASK, TEST, TRAIN, TRAINING, fingerprint, make, same
+from toys import toy_base, toy_model
+
+
+def edits(rank: int = 3, width: int = 16, **changes: Any) -> _Edits:
+    made = _Edits({(0, True): 0}, rank, width, **{"dropout": 0.0, **changes})
+    made.draw(1, "random")
+    return made.eval()
+
+
+def test_it_is_the_formula() -> None:
+    edit, h = edits(), torch.randn(7, 16)
+    exact = loreft_edit(*(t.detach().double().numpy() for t in (h, edit.basis[0], edit.weight[0], edit.bias[0])))
+    assert np.abs(edit(0, h, True).detach().double().numpy() - exact).max() < 1e-6
+    assert edit(0, h, False) is h and edit(1, h, True) is h, "no edit stands there"
+
+
+def test_gradients_are_finite_differences() -> None:
+    """Central differences of the formula in float64, for the rows, W, b and the basis that R is made of."""
+    edit, h = edits(rank=2, width=5), torch.randn(4, 5)
+    counts = torch.linspace(-1, 2, 20).reshape(4, 5)
+    h.requires_grad_()
+    (edit(0, h, True) * counts).sum().backward()
+    found = [h.grad, edit.basis.grad[0], edit.weight.grad[0], edit.bias.grad[0]]
+    at = [t.detach().double().numpy() for t in (h, edit.basis[0], edit.weight[0], edit.bias[0])]
+
+    def value() -> float:
+        return float((loreft_edit(*at) * counts.numpy()).sum())
+
+    for gradient, place in zip(found, at, strict=True):
+        for index in np.ndindex(place.shape):
+            before = place[index]
+            place[index] = before + 1e-5
+            above = value()
+            place[index] = before - 1e-5
+            slope = (above - value()) / 2e-5
+            place[index] = before
+            assert float(gradient[index]) == pytest.approx(slope, rel=1e-4, abs=1e-4)
+
+
+def test_rows_stay_orthonormal_over_a_thousand_steps() -> None:
+    torch.manual_seed(0)
+    edit, h = edits(rank=8, width=64), torch.randn(32, 64)
+    wanted = torch.randn(32, 64)
+    optimizer = torch.optim.AdamW(edit.parameters(), lr=1e-2, weight_decay=0.01)
+    start = orthonormal(edit.basis[0].detach())
+    for _ in range(1000):
+        optimizer.zero_grad()
+        (edit(0, h, True) - wanted).square().mean().backward()
+        optimizer.step()
+    rows = orthonormal(edit.basis[0].detach())
+    assert float((rows @ rows.T - torch.eye(8)).abs().max()) < 1e-5
+    assert float((rows - start).abs().max()) > 0.1, "R was trained"
+    exact = orthonormal_rows(edit.basis[0].detach().double().numpy())
+    assert np.abs(rows.double().numpy() - exact).max() < 1e-6
+
+
+def test_dependent_rows_are_said_in_words() -> None:
+    with pytest.raises(RunError, match="learning rate"):
+        orthonormal(torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {},
+        {"tied": True},
+        {"first": 0, "last": 3},
+        {"first": 14, "last": 0, "layers": [0, 2]},
+        {"layers": [1], "rank": 1},
+    ],
+)
+def test_packed_scores_and_gradients_are_those_of_hooks_one_by_one(kind: str, knobs: dict[str, Any]) -> None:
+    base, items = frozen_base(kind), as_items(draw_examples(LENGTHS))
+    with make("loreft", init="random", **knobs).attach(base, TASK, seed=4) as tuned:
+        graft = tuned._graft
+        tensors = list(graft.parameters[0].tensors)
+        expected = plain(eager(toy_model(kind).requires_grad_(False)), items, graft, tensors)
+        assert_same(ours(base, items, graft, tensors), expected)
+        assert_same(ours(base, items, graft, tensors, budget=1), expected)
+        assert_same(ours(base, items, graft, tensors, saves_memory=True), expected)
+
+
+def test_the_identity_changes_nothing_and_trains_from_there() -> None:
+    base = toy_base("llama")
+    with make("zero_shot").attach(base, TASK, seed=0) as tuned:
+        bare = tuned.predict(TEST)
+    before = fingerprint(base)
+    with make("loreft").attach(base, TASK, seed=1) as tuned:
+        assert relative(tuned.predict(TEST), bare) < 1e-5
+        tuned.fit(TRAIN, [], TRAINING, seed=2)
+        assert relative(tuned.predict(TEST), bare) > 1e-3
+    assert same(before, fingerprint(base))
+    with make("loreft", init="random").attach(base, TASK, seed=1) as tuned:
+        assert relative(tuned.predict(TEST), bare) > 1e-3
+
+
+def test_dropout_is_of_what_is_added_alone() -> None:
+    edit, h = edits(rank=4, dropout=0.5), torch.randn(500, 16)
+    with torch.no_grad():
+        added = edit(0, h, True) - h
+        torch.manual_seed(0)
+        dropped = edit.train()(0, h, True) - h
+    gone = dropped.abs() < 1e-7
+    assert 0.45 < float(gone.float().mean()) < 0.55
+    assert torch.allclose(dropped[~gone], 2 * added[~gone], atol=1e-5)
+
+
+def test_it_counts_its_numbers_and_saves_r_itself(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    with make("loreft", rank=2, last=3).attach(toy_base("llama"), TASK, seed=1) as tuned:
+        tuned.fit(TRAIN, [], TRAINING, seed=2)
+        scores = tuned.predict(TEST)
+        tuned.save(tmp_path)
+    # 3 layers, two ends: R and W of 2 x 32, b of 2
+    assert tuned.num_trainable == 6 * (2 * 2 * 32 + 2)
+    rows = load_file(tmp_path / "loreft.safetensors")["R"]
+    assert float((rows @ rows.mT - torch.eye(2)).abs().max()) < 1e-5
+    assert json.loads((tmp_path / "loreft.json").read_text())["format"] == 1
+    with make("loreft", rank=2, last=3).attach(toy_base("llama"), TASK, seed=9, saved=tmp_path) as again:
+        assert np.abs(again.predict(TEST) - scores).max() < 1e-5
+    with pytest.raises(RunError, match="rank 2 instead of 3"):
+        make("loreft", rank=3, last=3).attach(toy_base("llama"), TASK, seed=9, saved=tmp_path)
+
+
+def test_the_same_knobs_are_one_cell() -> None:
+    cell = {"method": {}, "training": {}, "num_labels": 50, "seed": 0, "data": {}, "model": {}, "prompt": {}}
+    one_end = [LoReFT(first=0, tied=tied).resolve(cell)["method"] for tied in (False, True)]
+    assert one_end[0] == one_end[1]
+    orders = [LoReFT(layers=layers).resolve(cell)["method"] for layers in ((0, 2), (2, 0))]
+    assert orders[0] == orders[1]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "why"),
+    [
+        ({"rank": 0}, "rank must be at least 1"),
+        ({"layers": ()}, "layers must be"),
+        ({"layers": (1, 1)}, "layers must be"),
+        ({"first": 0, "last": 0}, "nor both 0"),
+        ({"first": -1}, "must not be negative"),
+        ({"dropout": 1.0}, "dropout must be"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(knobs: dict[str, Any], why: str) -> None:
+    with pytest.raises(SpecError, match=why):
+        LoReFT(**knobs)
+
+
+@pytest.mark.parametrize(("knobs", "why"), [({"layers": [3]}, "from 0 to 2"), ({"rank": 33}, "width of 32")])
+def test_what_the_base_lacks_is_said(knobs: dict[str, Any], why: str) -> None:
+    with pytest.raises(RunError, match=why):
+        make("loreft", **knobs).attach(toy_base("llama"), TASK, seed=1)
+
+
+def test_prompts_of_several_answers_are_scored_with_it() -> None:
+    base = toy_base("qwen3")
+    examples = draw_examples([9, 1, 31], answers=ANSWERS)
+    with make("loreft", init="random").attach(base, TASK, seed=1) as tuned:
+        scores = tuned.predict(examples)
+        expected, _ = plain(eager(toy_model("qwen3")), as_items(examples), tuned._graft, [])
+    assert np.abs(scores - normalise(expected)).max() < 1e-4

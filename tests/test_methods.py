@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from handful.engine.base import Base
-from handful.engine.scoring import normalise
+from handful.engine.scoring import normalise, prompt_rows
 from handful.errors import RunError
 from handful.examples import EncodedExample, Task
 from handful.methods import METHODS
@@ -231,6 +231,70 @@ def test_tfidf_is_scikit_learns(tmp_path: Path, base: Base) -> None:
         pipeline.fit([e.fields["text"] for e in train], [e.label for e in train])
         theirs = pipeline.predict_proba([e.fields["text"] for e in TEST])
         assert np.allclose(np.exp(ours)[:, : theirs.shape[1]], theirs, atol=1e-6)
+
+
+def test_a_pool_lends_tfidf_its_rarity_and_no_words(base: Base) -> None:
+    pool = [EncodedExample(f"p{n}", (), (), -1, {"text": f"lovely film with {n} unheard words"}) for n in range(30)]
+    task = dataclasses.replace(TASK, pool=pool)
+    found = {}
+    for rarity in ("labelled", "pool"):
+        with make("tfidf", rarity=rarity).attach(base, task, seed=0) as tuned:
+            tuned.fit(TRAIN, [], None, seed=0)
+            counts = tuned._features._vectorizer
+            found[rarity] = dict(zip(counts.get_feature_names_out(), counts.idf_, strict=True))
+    assert found["pool"].keys() == found["labelled"].keys() and "unheard" not in found["pool"]
+    # scikit-learn's smoothed idf: ln((1 + texts) / (1 + texts with the word)) + 1
+    assert found["pool"]["lovely"] == pytest.approx(np.log((1 + 48) / (1 + 36)) + 1)
+    assert found["labelled"]["lovely"] == pytest.approx(np.log((1 + 18) / (1 + 6)) + 1)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2"])
+def test_a_linear_probe_is_scikit_learn_on_plain_hidden_rows(kind: str) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    other = toy_base(kind)
+    other.token_budget = 128
+
+    @torch.no_grad()
+    def rows(texts: list[EncodedExample]) -> np.ndarray:
+        model = toy_base(kind).model
+        hidden = [model.get_decoder()(torch.tensor([text.tokens])).last_hidden_state[0, -1] for text in texts]
+        return torch.stack(hidden).numpy()
+
+    with make("linear_probe", inverse_penalty=0.1).attach(other, TASK, seed=0) as tuned:
+        tuned.fit(TRAIN[:12], TRAIN[12:], None, seed=0)
+        ours = tuned.predict(TEST)
+        assert tuned.num_trainable == 3 * (32 + 1) and tuned.facts == {}
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
+    pipeline.fit(rows(TRAIN), [text.label for text in TRAIN])
+    assert np.allclose(np.exp(ours), pipeline.predict_proba(rows(TEST)), atol=1e-4)
+
+
+def test_a_penalty_is_chosen_by_the_labelled_texts(base: Base) -> None:
+    from handful.methods.featured import PENALTIES
+
+    with make("linear_probe").attach(base, TASK, seed=0) as tuned:
+        tuned.fit(TRAIN, [], None, seed=0)
+        assert tuned.facts["inverse_penalty"] in PENALTIES
+    alone = [TRAIN[0], TRAIN[1], TRAIN[2], TRAIN[3]]  # two labels have a single text
+    with make("tfidf", inverse_penalty="cross_validated").attach(base, TASK, seed=0) as tuned:
+        tuned.fit(alone, [], None, seed=0)
+        assert tuned.facts == {"inverse_penalty": 1.0}
+
+
+def test_hidden_rows_are_made_once_per_prompt() -> None:
+    fresh = toy_base("llama")
+    told = []
+    for texts in (TEST[:5], TEST, [*TEST, *TEST[:3]]):
+        with recording() as journal, stage("test"):
+            rows = prompt_rows(fresh, texts)
+        told.append((rows, dict(journal.amounts)))
+    assert told[0][1]["scored_tokens"] > 0 and "remembered_test_texts" not in told[0][1]
+    assert told[1][1]["remembered_test_texts"] == 5 and told[2][1] == {"remembered_test_texts": len(TEST) + 3}
+    assert np.abs(told[1][0][:5] - told[0][0]).max() < 1e-5
+    assert np.array_equal(told[2][0][-3:], told[2][0][:3])
 
 
 def test_no_method_touches_the_next(base: Base) -> None:

@@ -17,7 +17,7 @@ from handful import progress
 from handful.engine.base import Base
 from handful.engine.batching import Batch, batches, by_path, padded_batches
 from handful.engine.budget import watching, within_memory
-from handful.engine.forward import read_log_probabilities
+from handful.engine.forward import answer_rows, read_log_probabilities
 from handful.engine.graft import Graft
 from handful.engine.packing import Item
 from handful.engine.pruning import Pruning, pruned_scores
@@ -88,6 +88,42 @@ def bare_label_scores(base: Base, examples: Sequence[EncodedExample], pruning: P
     else:
         base.bare_scores[key] = label_scores(base, examples, Graft(), pruning)
     return base.bare_scores[key].copy()  # type: ignore[no-any-return]
+
+
+REMEMBERED_BYTES = 2**28
+"""Of hidden rows that are kept for later runs over the same texts."""
+
+
+@torch.no_grad()
+def prompt_rows(base: Base, examples: Sequence[EncodedExample]) -> np.ndarray:
+    """[examples, width] float32: what the bare base gives its vocabulary head after each prompt's last token.
+
+    Remembered by the prompt's tokens: a study asks for the same ones in many cells.
+    """
+    known = base.prompt_rows
+    wanted = list(dict.fromkeys(example.tokens for example in examples))
+    waiting = [tokens for tokens in wanted if tokens not in known]
+    progress.remembered(sum(example.tokens in known for example in examples))
+    found: dict[tuple[int, ...], np.ndarray] = {}
+
+    def run_waiting() -> None:
+        # One answer of one token that is never looked at: it makes the prompt's last row be read.
+        items = [Item(tokens, ((0,),)) for tokens in waiting if tokens not in found]
+        asked = [item.tokens for item in items]
+        for batch in batches(base, items, 0, base.token_budget):
+            with watching(batch):
+                rows, index = answer_rows(base, batch, Graft())
+            progress.amount("scored_tokens", batch.num_tokens)
+            values = rows[index].float().cpu().numpy()
+            found.update({asked[batch.items[read.item]]: row for read, row in zip(batch.reads, values, strict=True)})
+            progress.advance(len(found), len(waiting))
+
+    within_memory(base, run_waiting, is_training=False)
+    rows = np.stack([found[tokens] if tokens in found else known[tokens] for tokens in (e.tokens for e in examples)])
+    for tokens, row in found.items():
+        if (len(known) + 1) * row.nbytes <= REMEMBERED_BYTES:
+            known[tokens] = row.copy()
+    return rows
 
 
 def normalise(scores: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from handful.methods.full import Full
+from handful.methods.linear_probe import LinearProbe
 from handful.methods.lora import LoRA
 from handful.methods.loreft import LoReFT
 from handful.methods.prompt_tuning import PromptTuning
@@ -21,5 +22,6 @@ METHODS: dict[str, type[Any]] = {
     "lora": LoRA,
     "loreft": LoReFT,
     "full": Full,
+    "linear_probe": LinearProbe,
     "tfidf": Tfidf,
 }

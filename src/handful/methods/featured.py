@@ -6,10 +6,10 @@ Knows no method by name.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -21,15 +21,34 @@ from handful.training import Curve, TrainingSpec
 FORMAT = 1
 
 
-class Features(Protocol):
-    """Texts -> rows of numbers, once fitted."""
+CROSS_VALIDATED: Literal["cross_validated"] = "cross_validated"
 
-    def fit(self, texts: Sequence[str]) -> None:
-        """Learns the features from training texts."""
+PENALTIES = tuple(10.0**power for power in range(-4, 5))
+"""Values of C that cross-validation chooses from."""
+
+FOLDS = 5
+
+Penalty = float | Literal["cross_validated"]
+"""C of the logistic regression, or that the labelled texts choose it: by log-loss over FOLDS stratified folds, fewer
+where a label has fewer texts, C = 1 where one has a single text."""
+
+
+def check_penalty(penalty: Penalty) -> list[str]:
+    """What is wrong with it."""
+    if not isinstance(penalty, str) and penalty <= 0:
+        return [f'inverse_penalty must be above 0 or "{CROSS_VALIDATED}", got {penalty}']
+    return []
+
+
+class Features(Protocol):
+    """Examples -> rows of numbers, once fitted."""
+
+    def fit(self, examples: Sequence[EncodedExample]) -> None:
+        """Learns the features from training examples."""
         ...
 
-    def transform(self, texts: Sequence[str]) -> Any:
-        """[texts, features], dense or scipy sparse."""
+    def transform(self, examples: Sequence[EncodedExample]) -> Any:
+        """[examples, features], dense or scipy sparse."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -45,9 +64,9 @@ class FeatureTuned:
     """Features and a logistic regression with L2 penalty 1 / (2 C). It reads train and selection alike."""
 
     is_adapter = False
-    facts: Mapping[str, Any] = {}
 
-    def __init__(self, task: Task, features: Features, inverse_penalty: float, saved: Path | None) -> None:
+    def __init__(self, task: Task, features: Features, inverse_penalty: Penalty, saved: Path | None) -> None:
+        self.facts: Mapping[str, Any] = {}
         self._task, self._features, self._inverse_penalty = task, features, inverse_penalty
         self.num_trainable = 0
         self._classes = np.zeros(0, dtype=np.int64)
@@ -64,16 +83,12 @@ class FeatureTuned:
         seed: int,
     ) -> Curve:
         """Fits on every labelled text. Raises RunError with fewer than two labels."""
-        from sklearn.linear_model import LogisticRegression
-
         examples = [*train, *selection]
         labels = np.array([example.label for example in examples])
         if len(set(labels.tolist())) < 2:
             raise RunError(f"a logistic regression needs texts of two labels, got {len(set(labels.tolist()))}")
-        texts = [_text(example) for example in examples]
-        self._features.fit(texts)
-        model = LogisticRegression(C=self._inverse_penalty, max_iter=2000)
-        model.fit(self._features.transform(texts), labels)
+        self._features.fit(examples)
+        model = self._regression(self._features.transform(examples), labels, seed)
         weights, bias = model.coef_, model.intercept_
         if weights.shape[0] == 1:  # two labels: one row of weights, for the second
             weights, bias = np.vstack([-weights / 2, weights / 2]), np.array([-bias[0] / 2, bias[0] / 2])
@@ -84,7 +99,7 @@ class FeatureTuned:
 
     def predict(self, examples: Sequence[EncodedExample]) -> np.ndarray:
         """[examples, labels] float64; a label that no training text had gets the log of 1e-12."""
-        scores = self._features.transform([_text(example) for example in examples]) @ self._weights.T + self._bias
+        scores = self._features.transform(examples) @ self._weights.T + self._bias
         shifted = scores - scores.max(axis=1, keepdims=True)
         seen = np.exp(shifted)
         out = np.full((len(examples), len(self._task.label_names)), 1e-12)
@@ -92,6 +107,24 @@ class FeatureTuned:
         progress.advance(len(examples), len(examples))
         normalised: np.ndarray = np.log(out / out.sum(axis=1, keepdims=True))
         return normalised
+
+    def _regression(self, rows: Any, labels: np.ndarray, seed: int) -> Any:
+        """A fitted logistic regression, its penalty chosen where that is asked for."""
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import GridSearchCV, StratifiedKFold
+
+        model = LogisticRegression(max_iter=2000)
+        if not isinstance(self._inverse_penalty, str):
+            return model.set_params(C=self._inverse_penalty).fit(rows, labels)
+        folds = min(FOLDS, int(np.unique(labels, return_counts=True)[1].min()))
+        if folds < 2:
+            chosen = 1.0
+        else:
+            split = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32)
+            search = GridSearchCV(model, {"C": PENALTIES}, scoring="neg_log_loss", cv=split, refit=False)
+            chosen = float(search.fit(rows, labels).best_params_["C"])
+        self.facts = {"inverse_penalty": chosen}
+        return model.set_params(C=chosen).fit(rows, labels)
 
     def save(self, folder: Path) -> None:
         """Weights as safetensors, the features beside them."""
@@ -120,6 +153,37 @@ class FeatureTuned:
         """Nothing was touched."""
 
 
-def _text(example: EncodedExample) -> str:
+def text_of(example: EncodedExample) -> str:
     """All fields of an example, one a line."""
     return "\n".join(example.fields.values())
+
+
+class Standardised:
+    """Dense rows, each column with mean 0 and standard deviation 1 over the training examples.
+
+    rows: examples -> [examples, columns].
+    """
+
+    def __init__(self, rows: Callable[[Sequence[EncodedExample]], np.ndarray]) -> None:
+        self._rows = rows
+        self._mean, self._spread = np.zeros(0), np.ones(0)
+
+    def fit(self, examples: Sequence[EncodedExample]) -> None:
+        rows = self._rows(examples).astype(np.float64)
+        self._mean, self._spread = rows.mean(axis=0), rows.std(axis=0)
+        self._spread[self._spread == 0] = 1.0
+
+    def transform(self, examples: Sequence[EncodedExample]) -> np.ndarray:
+        standardised: np.ndarray = (self._rows(examples) - self._mean) / self._spread
+        return standardised
+
+    def save(self, folder: Path) -> None:
+        from safetensors.numpy import save_file
+
+        save_file({"mean": self._mean, "spread": self._spread}, folder / "columns.safetensors")
+
+    def load(self, folder: Path) -> None:
+        from safetensors.numpy import load_file
+
+        tensors = load_file(folder / "columns.safetensors")
+        self._mean, self._spread = tensors["mean"], tensors["spread"]

@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from handful.engine.base import Base
 from handful.errors import RunError, SpecError
-from handful.examples import Task
-from handful.methods.featured import FeatureTuned
+from handful.examples import EncodedExample, Task
+from handful.methods.featured import FeatureTuned, Penalty, check_penalty, text_of
 from handful.methods.method import Given, needs_labels
 
 
@@ -21,35 +21,42 @@ from handful.methods.method import Given, needs_labels
 class Tfidf:
     """Counts of words and word pairs, weighted by rarity.
 
-    max_words: the longest word sequence that is counted. sublinear: 1 + log(count). inverse_penalty: C of the
-    logistic regression.
+    max_words: the longest word sequence that is counted. sublinear: 1 + log(count). rarity: over the labelled texts
+    alone, or over the "pool" of unlabelled training-side texts too, as a pretrained base has seen many.
+    inverse_penalty: C of the logistic regression, or "cross_validated".
     """
 
     name: ClassVar[str] = "tfidf"
 
     max_words: int = 2
     sublinear: bool = True
-    inverse_penalty: float = 10.0
+    rarity: Literal["labelled", "pool"] = "labelled"
+    inverse_penalty: Penalty = 10.0
 
     def __post_init__(self) -> None:
-        problems = []
+        problems = check_penalty(self.inverse_penalty)
         if self.max_words < 1:
             problems.append(f"max_words must be at least 1, got {self.max_words}")
-        if self.inverse_penalty <= 0:
-            problems.append(f"inverse_penalty must be above 0, got {self.inverse_penalty}")
         if problems:
             raise SpecError(problems)
 
     def resolve(self, cell: Mapping[str, Any]) -> Mapping[str, Any]:
         """Reads neither base nor prompt nor updates."""
-        knobs = {"name": self.name, "max_words": self.max_words, "sublinear": self.sublinear,
-                 "inverse_penalty": float(self.inverse_penalty)}  # fmt: skip
+        knobs: dict[str, Any] = {"name": self.name, "max_words": self.max_words, "sublinear": self.sublinear,
+                                 "inverse_penalty": self.inverse_penalty}  # fmt: skip
+        if self.rarity != "labelled":  # left out otherwise: earlier studies keep their identity
+            knobs["rarity"] = self.rarity
         nothing = {"name": "none"}
         return {**cell, "method": knobs, "model": nothing, "prompt": nothing, "training": None}
 
     def check(self, given: Given) -> None:
         """Raises SpecError without labels."""
         needs_labels(self.name, given)
+        if self.rarity == "pool" and given.num_unlabelled < 1:
+            raise SpecError(
+                'rarity = "pool" reads training-side texts, and here every text is test: give the data a test side of '
+                'its own (test_path or test_size), or use rarity = "labelled"'
+            )
 
     def passes(self) -> float:
         """Forward passes' worth of work per training token."""
@@ -61,28 +68,36 @@ class Tfidf:
 
     def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> FeatureTuned:
         """Leaves the base alone."""
-        return FeatureTuned(task, _Counts(self.max_words, self.sublinear), self.inverse_penalty, saved)
+        pool = task.pool if self.rarity == "pool" else ()
+        return FeatureTuned(task, _Counts(self.max_words, self.sublinear, pool), self.inverse_penalty, saved)
 
 
 class _Counts:
     """scikit-learn's TF-IDF, saved as JSON and safetensors."""
 
-    def __init__(self, max_words: int, sublinear: bool) -> None:
+    def __init__(self, max_words: int, sublinear: bool, pool: Sequence[EncodedExample]) -> None:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         self._make = lambda vocabulary: TfidfVectorizer(
             ngram_range=(1, max_words), sublinear_tf=sublinear, vocabulary=vocabulary
         )
         self._vectorizer = self._make(None)
+        self._pool = pool
 
-    def fit(self, texts: Sequence[str]) -> None:
+    def fit(self, examples: Sequence[EncodedExample]) -> None:
+        texts = [text_of(example) for example in examples]
         try:
             self._vectorizer.fit(texts)
         except ValueError:
             raise RunError("no training text has a word in it, so there is nothing to count") from None
+        if self._pool:
+            # Words that no labelled text has would get no weight: only the rarity is taken from the pool.
+            words = self._vectorizer.get_feature_names_out().tolist()
+            self._vectorizer = self._make({word: index for index, word in enumerate(words)})
+            self._vectorizer.fit([*texts, *(text_of(example) for example in self._pool)])
 
-    def transform(self, texts: Sequence[str]) -> Any:
-        return self._vectorizer.transform(texts)
+    def transform(self, examples: Sequence[EncodedExample]) -> Any:
+        return self._vectorizer.transform([text_of(example) for example in examples])
 
     def save(self, folder: Path) -> None:
         from safetensors.numpy import save_file

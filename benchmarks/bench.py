@@ -42,7 +42,7 @@ LIMIT_SECONDS = 1800.0
 """After which a tool is given up."""
 
 STUDY_SHAPE = "15m"
-TOKENS_PER_PACK = 4096
+TOKENS_PER_PACK = 8192
 """What a pack is taken to hold when FLOPs are counted; a smaller one would repeat the shared tokens more often."""
 
 

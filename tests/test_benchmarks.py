@@ -431,7 +431,7 @@ def test_both_forms_of_attention_are_one(capsys: pytest.CaptureFixture[str]) -> 
     for way in (attention.groups, attention.flash):
         leaves = [tensor.detach().requires_grad_() for tensor in inputs]
         result = way(plan, leaves, 0.2)
-        found.append([result, *torch.autograd.grad(result, leaves, grad)])
+        found.append([result.detach(), *torch.autograd.grad(result, leaves, grad)])
     for ours, theirs in zip(*found, strict=True):
         assert float((ours - theirs).abs().max()) < 1e-5 * float(theirs.abs().max())
     attention.main(["--tokens", "20", "--repeats", "2"])

@@ -76,12 +76,12 @@ def test_the_measured_bytes_are_those_of_the_activations() -> None:
     assert by_hand < three - two < 3 * by_hand + 4 * 4 * 513
 
 
-@pytest.mark.parametrize(("share_of_largest", "expected"), [(10, 4096), (1, 4096), (0.99, 2048), (0.3, 1024), (0, 64)])
+@pytest.mark.parametrize(("share_of_largest", "expected"), [(10, 8192), (1, 8192), (0.99, 4096), (0.3, 2048), (0, 64)])
 def test_the_budget_is_the_largest_power_of_two_that_fits(
     monkeypatch: pytest.MonkeyPatch, share_of_largest: float, expected: int
 ) -> None:
     base = toy_base("llama")
-    wanted = 4096 * budget.bytes_per_token(base) / budget.SHARE
+    wanted = budget.LARGEST_BUDGET["cpu"] * budget.bytes_per_token(base) / budget.SHARE
     monkeypatch.setattr(budget, "available_bytes", lambda device: wanted * share_of_largest + 1)
     assert budget.fitting_budget(base) == expected
 

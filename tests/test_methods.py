@@ -90,7 +90,8 @@ def test_contract(name: str, base: Base, tmp_path: Path) -> None:
         assert np.array_equal(third.predict(TEST), scores), "same seed, same numbers, whatever ran before"
 
 
-def test_the_base_alone_scores_the_same_texts_once(base: Base) -> None:
+def test_the_base_alone_scores_the_same_texts_once() -> None:
+    base = toy_base("llama")
     told = []
     for calibration in ("none", "contextual", "none"):
         with recording() as journal, make("zero_shot", calibration=calibration).attach(base, TASK, seed=1) as tuned:

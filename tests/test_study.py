@@ -451,7 +451,7 @@ def test_a_stale_adapter_is_gone_before_its_cell_runs(tmp_path: Path, line: Fake
 
 def test_settings_come_from_the_file_then_the_folder_then_the_machine() -> None:
     fresh = default_settings(ExecutionSpec(device="cpu"), {})
-    assert (fresh.device, fresh.token_budget, fresh.save) == ("cpu", 4096, "adapters") and fresh.threads >= 1
+    assert (fresh.device, fresh.token_budget, fresh.save) == ("cpu", 8192, "adapters") and fresh.threads >= 1
     stored = default_settings(ExecutionSpec(device="cpu"), {"token_budget": 512, "threads": 1})
     assert (stored.token_budget, stored.threads) == (512, 1)
     asked = default_settings(ExecutionSpec("cpu", 3, 1024, "none"), {"token_budget": 512, "threads": 1})

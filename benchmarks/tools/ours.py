@@ -74,9 +74,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, value in getattr(cli, "QUIET_LIBRARIES", {}).items():
         os.environ.setdefault(name, value)
     from handful import models
+    from handful.engine.budget import fitting_budget
 
     job = read_job(args.job)
     base = models.resident(models.CausalLM(checkpoint=job["model"]).resolve("cpu"), "cpu")
+    base.token_budget = fitting_budget(base)
     sizes = base.network.config.hidden_size, base.network.config.intermediate_size
     before = gemm.measure(*sizes)
     seconds, prompts, details = (train if args.work == "train" else score)(job, base)

@@ -109,12 +109,16 @@ class LoReFT:
                 edits.load(saved, self._shape(base))
             edits.to(base.device).eval()
             placed.append(edits)
+
+            def switch(on: bool) -> None:
+                edits.train(on)
+
             return Graft(
                 parameters=[ParameterGroup(list(edits.parameters()), self.learning_rate or RECIPE.learning_rate)],
                 edit=edits,
                 first_rows=self.first,
                 last_rows=self.last,
-                train_mode=edits.train,
+                train_mode=switch,
             )
 
         def write(folder: Path) -> None:

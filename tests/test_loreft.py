@@ -32,6 +32,24 @@ def test_it_is_the_formula() -> None:
     assert edit(0, h, False) is h and edit(1, h, True) is h, "no edit stands there"
 
 
+def test_it_is_pyrefts() -> None:
+    """Against what pyreft 0.1.0's own class gave (scripts/loreft_reference.py)."""
+    from safetensors.torch import load_file
+
+    told = load_file(Path(__file__).parent / "reference" / "loreft.safetensors")
+    edit = edits(rank=told["R"].shape[0], width=told["R"].shape[1])
+    with torch.no_grad():
+        for parameter, name in ((edit.basis, "R"), (edit.weight, "W"), (edit.bias, "b")):
+            parameter.copy_(told[name])
+    h = told["h"].requires_grad_()
+    edited = edit(0, h, True)
+    (edited * told["counts"]).sum().backward()
+    for found, name in (
+        (edited, "edited"), (h.grad, "grad_h"), (edit.weight.grad[0], "grad_W"), (edit.bias.grad[0], "grad_b"),
+    ):  # fmt: skip
+        assert float((found - told[name]).detach().abs().max()) < 1e-5 * float(told[name].abs().max())
+
+
 def test_gradients_are_finite_differences() -> None:
     """Central differences of the formula in float64, for the rows, W, b and the basis that R is made of."""
     edit, h = edits(rank=2, width=5), torch.randn(4, 5)

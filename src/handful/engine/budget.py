@@ -31,6 +31,10 @@ SHARE = 1 / 3
 """Of the available memory, what kept activations may take: about as much is made on the way back, and others on
 the machine want theirs."""
 
+SCARCE = 2
+"""Memory is given back after every step where the budget is smaller than the largest by more than this factor: that
+leaves no holes, and costs up to half of the speed."""
+
 _PROBE_TOKENS = 512
 
 T = TypeVar("T")
@@ -79,7 +83,7 @@ def fitting_budget(base: Base) -> int:
     room = SHARE * available_bytes(base.device)
     while budget > SMALLEST_BUDGET and budget * bytes_per_token(base) > room:
         budget //= 2
-    if budget < largest:
+    if budget < largest // SCARCE:
         give_back_freed_memory()
     return budget
 

@@ -17,7 +17,13 @@ from handful.engine.base import Base
 from handful.engine.batching import Batch, batches
 from handful.engine.forward import answer_logits
 from handful.engine.graft import Graft
-from handful.engine.memory import available_bytes, give_back_freed_memory, is_out_of_memory, kept_bytes
+from handful.engine.memory import (
+    available_bytes,
+    give_back_freed_memory,
+    is_out_of_memory,
+    keep_freed_memory_where_plenty,
+    kept_bytes,
+)
 from handful.engine.packing import Item
 from handful.errors import RunError
 
@@ -30,10 +36,6 @@ SMALLEST_BUDGET = 64
 SHARE = 1 / 3
 """Of the available memory, what kept activations may take: about as much is made on the way back, and others on
 the machine want theirs."""
-
-SCARCE = 2
-"""Memory is given back after every step where the budget is smaller than the largest by more than this factor: that
-leaves no holes, and costs up to half of the speed."""
 
 _PROBE_TOKENS = 512
 
@@ -83,8 +85,9 @@ def fitting_budget(base: Base) -> int:
     room = SHARE * available_bytes(base.device)
     while budget > SMALLEST_BUDGET and budget * bytes_per_token(base) > room:
         budget //= 2
-    if budget < largest // SCARCE:
-        give_back_freed_memory()
+    # Asked again now that a base lies in it. A smaller budget alone is no reason: giving memory back after every step
+    # costs up to half of the speed.
+    keep_freed_memory_where_plenty()
     return budget
 
 

@@ -1,10 +1,10 @@
-"""Writes tests/reference/loreft.safetensors: what the LoReFT class of pyreft 0.1.0 computes, for our own to be held against.
+"""Writes tests/reference/loreft.safetensors: what pyreft 0.1.0's LoReFT class computes, for ours to be held against.
 
     python scripts/loreft_reference.py [--output FILE]
 
-pyreft needs transformers 4.45.1, so the script makes an environment of its own in a temporary folder, runs itself there,
-and leaves the file alone: random rows [n, width], R, W and b, the edited rows, and the gradients of their weighted sum.
-Needs a package index that pip knows. Run once; the file is committed.
+pyreft needs transformers 4.45.1, so the script makes an environment of its own in a temporary folder and runs itself
+there. It writes the one file: random rows [n, width], R, W and b, the edited rows, and the gradients of their weighted
+sum. Needs a package index that pip knows. Run once; the file is committed.
 """
 
 from __future__ import annotations

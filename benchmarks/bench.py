@@ -353,25 +353,24 @@ def _machine() -> dict[str, Any]:
     return {"cpu": cpu, "cores": os.cpu_count(), "memory_gb": memory, "system": system}
 
 
-def _git(*words: str) -> str:
-    return subprocess.run(["git", *words], cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
-
-
 def _commit() -> str:
     """Of this checkout, with a plus when it has changes; "unknown" outside of one."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        return _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain") else "")
+        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
 def _code() -> str:
     """Of what is measured and what measures, by content: other files may change between two parts of a run."""
+    files = [*HERE.glob("*.py"), *HERE.glob("tools/*.py"), *HERE.glob("peers/*.txt"), *HERE.parent.glob("src/**/*.py")]
     digest = hashlib.sha256()
-    for folder in (HERE, HERE.parent / "src"):
-        for path in sorted(folder.rglob("*")):
-            if path.suffix in (".py", ".txt") and not any(part.startswith(".") for part in path.parts[-4:]):
-                digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    for path in sorted(files):
+        digest.update(str(path.relative_to(HERE.parent)).encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
 

@@ -381,6 +381,20 @@ def test_runs_of_different_code_or_versions_are_not_mixed(
     assert "another code" in capsys.readouterr().err
 
 
+def test_making_an_environment_is_no_other_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import bench
+
+    monkeypatch.setattr(bench, "HERE", tmp_path)
+    (tmp_path / "bench.py").write_text("1")
+    before = bench._code()
+    deep = tmp_path / ".venvs" / "trainer" / "lib" / "python3" / "site-packages" / "torch"
+    deep.mkdir(parents=True)
+    (deep / "nn.py").write_text("2")
+    assert bench._code() == before
+    (tmp_path / "bench.py").write_text("3")
+    assert bench._code() != before
+
+
 def test_an_environment_that_cannot_be_made_is_said_in_words(
     driver: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,7 +36,7 @@ class Base:
     a power of two, chosen once per study; most_tokens: what it came down to when memory ran out; bytes_per_token:
     as measured; recomputes: tokens of the shortest text
     that did not fit alone (all three: engine/budget.py). bare_scores: label scores
-    of the base alone, by content of the prompts; prompt_rows: its hidden row at the end of a prompt, by its tokens.
+    of the base alone, by content of the prompts; prompt_rows: its hidden rows at their ends, alike.
     """
 
     model: Any
@@ -50,7 +50,7 @@ class Base:
     bytes_per_token: float | None = None
     recomputes: int | None = None
     bare_scores: dict[str, Any] = field(default_factory=dict)
-    prompt_rows: dict[tuple[int, ...], Any] = field(default_factory=dict)
+    prompt_rows: dict[str, Any] = field(default_factory=dict)
     load_seconds: float = 0.0
 
     @property

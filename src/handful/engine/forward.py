@@ -60,14 +60,14 @@ def answer_logits(base: Base, batch: Batch, graft: Graft, saves_memory: bool = F
     return logits.reshape(-1, logits.shape[-1]).float(), index
 
 
-def answer_rows(base: Base, batch: Batch, graft: Graft) -> tuple[Tensor, Tensor]:
-    """Runs a batch; gives [answer rows, width], what the head is given there, and per read the index of its row."""
+def answer_rows(base: Base, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Runs a batch on the bare base; gives [answer rows, width], what the head is given there, and per read the index
+    of its row.
+    """
     rows, index = _read_rows(base, batch)
     if batch.segments is not None:
-        return packed_rows(base, batch, batch.segments, graft, rows), index
-    if graft.edit is not None:
-        raise Unsupported("hidden rows of an edited model are not read on the plain path")
-    hidden: Tensor = base.decoder(**_inputs(base, batch, graft)).last_hidden_state
+        return packed_rows(base, batch, batch.segments, Graft(), rows), index
+    hidden: Tensor = base.decoder(**_inputs(base, batch, Graft())).last_hidden_state
     return hidden.flatten(0, 1)[torch.tensor(rows, device=base.device)], index
 
 

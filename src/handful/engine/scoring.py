@@ -79,15 +79,22 @@ def _scored(
 def bare_label_scores(base: Base, examples: Sequence[EncodedExample], pruning: Pruning | None = None) -> np.ndarray:
     """`label_scores` of the base alone, remembered by content: a study asks for the same ones in many cells."""
     pruned = None if pruning is None else (pruning.nats, pruning.offset.tolist())
-    content = hashlib.sha256(repr((base.token_budget, pruned)).encode())
-    for example in examples:
-        content.update(repr((example.tokens, example.answers)).encode())
-    key = content.hexdigest()
+    key = _content(base, examples, "label scores", pruned)
     if key in base.bare_scores:
         progress.remembered(len(examples))
     else:
         base.bare_scores[key] = label_scores(base, examples, Graft(), pruning)
     return base.bare_scores[key].copy()  # type: ignore[no-any-return]
+
+
+def _content(base: Base, examples: Sequence[EncodedExample], *what: object) -> str:
+    """Names what the base alone gives. All examples together: a row's rounding depends on those packed beside it, and
+    a cell must have the same numbers whatever ran before.
+    """
+    content = hashlib.sha256(repr((base.token_budget, what)).encode())
+    for example in examples:
+        content.update(repr((example.tokens, example.answers)).encode())
+    return content.hexdigest()
 
 
 REMEMBERED_BYTES = 2**28
@@ -98,31 +105,29 @@ REMEMBERED_BYTES = 2**28
 def prompt_rows(base: Base, examples: Sequence[EncodedExample]) -> np.ndarray:
     """[examples, width] float32: what the bare base gives its vocabulary head after each prompt's last token.
 
-    Remembered by the prompt's tokens: a study asks for the same ones in many cells.
+    Remembered by content, as bare_label_scores are.
     """
-    known = base.prompt_rows
-    wanted = list(dict.fromkeys(example.tokens for example in examples))
-    waiting = [tokens for tokens in wanted if tokens not in known]
-    progress.remembered(sum(example.tokens in known for example in examples))
-    found: dict[tuple[int, ...], np.ndarray] = {}
+    key = _content(base, examples, "prompt rows")
+    if key in base.prompt_rows:
+        progress.remembered(len(examples))
+        return base.prompt_rows[key]  # type: ignore[no-any-return]
+    rows = np.zeros((len(examples), int(base.facts["width"])), dtype=np.float32)
+    # One answer of one token that is never looked at: it makes the prompt's last row be read.
+    items = [Item(example.tokens, ((0,),)) for example in examples]
 
-    def run_waiting() -> None:
-        # One answer of one token that is never looked at: it makes the prompt's last row be read.
-        items = [Item(tokens, ((0,),)) for tokens in waiting if tokens not in found]
-        asked = [item.tokens for item in items]
+    def run() -> None:
+        done = 0
         for batch in batches(base, items, 0, base.token_budget):
             with watching(batch):
-                rows, index = answer_rows(base, batch, Graft())
+                hidden, index = answer_rows(base, batch)
+            rows[[batch.items[read.item] for read in batch.reads]] = hidden[index].float().cpu().numpy()
             progress.amount("scored_tokens", batch.num_tokens)
-            values = rows[index].float().cpu().numpy()
-            found.update({asked[batch.items[read.item]]: row for read, row in zip(batch.reads, values, strict=True)})
-            progress.advance(len(found), len(waiting))
+            done += len(batch.items)
+            progress.advance(done, len(items))
 
-    within_memory(base, run_waiting, is_training=False)
-    rows = np.stack([found[tokens] if tokens in found else known[tokens] for tokens in (e.tokens for e in examples)])
-    for tokens, row in found.items():
-        if (len(known) + 1) * row.nbytes <= REMEMBERED_BYTES:
-            known[tokens] = row.copy()
+    within_memory(base, run, is_training=False)
+    if rows.nbytes + sum(known.nbytes for known in base.prompt_rows.values()) <= REMEMBERED_BYTES:
+        base.prompt_rows[key] = rows
     return rows
 
 

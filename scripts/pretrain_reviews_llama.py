@@ -47,7 +47,7 @@ SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>")  # their ids are their places
 UNK, BOS, EOS, PAD = range(4)
 SOURCES = ("train.parquet", "unsupervised.parquet")
 VALIDATION_SHARE = 0.01
-LARGEST_WEIGHTS_BYTES = 12 * 2**20  # what may ship inside the package
+LARGEST_WEIGHTS_BYTES = 11_700_000  # what may ship inside the package: 12 MB with tokenizer and card
 MATRIX_LR, OTHER_LR = 0.02, 3e-3  # Muon; AdamW
 MATRIX_DECAY = 0.1  # of the weights, times the learning rate; none on embeddings and norms
 GRADIENT_NORM = 1.0
@@ -192,6 +192,9 @@ def save_tokenizer(tokenizer_file: Path, folder: Path) -> None:
         eos_token=SPECIAL_TOKENS[EOS],
         pad_token=SPECIAL_TOKENS[PAD],
     ).save_pretrained(folder)
+    written = folder / "tokenizer.json"
+    facts = json.loads(written.read_text(encoding="utf-8"))  # without indentation it is less than half as large
+    written.write_text(json.dumps(facts, separators=(",", ":"), ensure_ascii=False), encoding="utf-8")
 
 
 def make_tokens(data: Path, output: Path, vocabulary: int, base: Path | None) -> Path:
@@ -267,9 +270,20 @@ def gather_blocks(
     stream: torch.Tensor, starts: torch.Tensor, block: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs and targets (the same, one token later): int64 [starts, block] each."""
-    positions = starts[:, None] + torch.arange(block + 1)
-    rows = stream[positions.to(stream.device)].long()
+    places = starts[:, None] + torch.arange(block + 1)
+    rows = stream[places.to(stream.device, non_blocking=True)].long()
     return rows[:, :-1], rows[:, 1:]
+
+
+def text_places(inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each token's position in its own text, int64 [rows, block], and who sees whom, bool [rows, 1, block, block].
+
+    A text is read from its `<s>` on as if it stood alone, as it will be when the base is used.
+    """
+    index = torch.arange(inputs.shape[1], device=inputs.device)
+    begins = torch.where(inputs == BOS, index, 0).cummax(1).values  # a row's first piece begins where the row does
+    same_text = begins[:, :, None] == begins[:, None, :]
+    return index - begins, (same_text & (index[:, None] >= index))[:, None]
 
 
 # --- model and optimizers ------------------------------------------------------------------------
@@ -415,7 +429,17 @@ def load_checkpoint(
 # --- training ------------------------------------------------------------------------------------
 
 
-HEAD_ROWS = 512  # whose logits stay in a CPU's cache
+HEAD_ROWS = {"cpu": 512, "cuda": 16384}  # a CPU's cache holds the logits of few; a GPU wants long products
+
+
+@torch.compile(disable=not torch.cuda.is_available())
+def losses_and_errors(logits: torch.Tensor, gold: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum of the cross-entropies of logits [rows, vocabulary], and what `scale` times it sends back into them."""
+    wide = logits.float()
+    lse = wide.logsumexp(1, keepdim=True)
+    loss = (lse - wide.gather(1, gold[:, None])).sum()
+    is_gold = torch.arange(wide.shape[1], device=wide.device) == gold[:, None]
+    return loss, (((wide - lse).exp() - is_gold.float()) * scale).to(logits.dtype)
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -434,16 +458,13 @@ class LinearCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), device=hidden.device)
         d_hidden = torch.empty_like(hidden) if wants_gradients else None
         d_weight = torch.zeros_like(weight) if wants_gradients else None
-        for first in range(0, len(hidden), HEAD_ROWS):
-            rows, gold = hidden[first : first + HEAD_ROWS], targets[first : first + HEAD_ROWS, None]
-            logits = (rows @ matrix.T).float()
-            lse = logits.logsumexp(1, keepdim=True)
-            total += (lse - logits.gather(1, gold)).sum()
+        step = HEAD_ROWS[hidden.device.type]
+        for first in range(0, len(hidden), step):
+            rows = hidden[first : first + step]
+            loss, error = losses_and_errors(rows @ matrix.T, targets[first : first + step], 1 / len(hidden))
+            total += loss
             if d_hidden is not None and d_weight is not None:
-                error = logits.sub_(lse).exp_()
-                error.scatter_add_(1, gold, torch.full_like(lse, -1.0))
-                error = error.mul_(1 / len(hidden)).to(hidden.dtype)
-                torch.mm(error, matrix, out=d_hidden[first : first + HEAD_ROWS])
+                torch.mm(error, matrix, out=d_hidden[first : first + step])
                 d_weight += error.T @ rows
         if d_hidden is not None and d_weight is not None:
             ctx.save_for_backward(d_hidden, d_weight)
@@ -455,6 +476,15 @@ class LinearCrossEntropy(torch.autograd.Function):
         return d_hidden * grads[0], d_weight * grads[0], None, None
 
 
+@torch.compile(disable=not torch.cuda.is_available())
+def hidden_rows(model: LlamaForCausalLM, inputs: torch.Tensor) -> torch.Tensor:
+    """What the last layer gives for int64 [rows, block]: [rows, block, width]. Compiled where there is a GPU."""
+    positions, seen = text_places(inputs)
+    result = model.model(input_ids=inputs, position_ids=positions, attention_mask=seen, use_cache=False)
+    hidden: torch.Tensor = result.last_hidden_state
+    return hidden
+
+
 def block_losses(
     model: LlamaForCausalLM, stream: torch.Tensor, starts: torch.Tensor, block: int
 ) -> torch.Tensor:
@@ -462,7 +492,7 @@ def block_losses(
     inputs, targets = gather_blocks(stream, starts, block)
     on_gpu = stream.device.type == "cuda"
     with torch.autocast(stream.device.type, torch.bfloat16, enabled=on_gpu):
-        hidden = model.model(input_ids=inputs, use_cache=False).last_hidden_state.flatten(0, 1)
+        hidden = hidden_rows(model, inputs).flatten(0, 1)
     weight = model.get_output_embeddings().weight
     hidden = hidden.to(torch.bfloat16) if on_gpu else hidden
     loss: torch.Tensor = LinearCrossEntropy.apply(hidden, weight, targets.flatten(), torch.is_grad_enabled())
@@ -480,9 +510,15 @@ def validation_loss(model: torch.nn.Module, stream: torch.Tensor, block: int, ba
     return float(total) / sum(len(starts) for starts in batches)
 
 
-def epoch_order(num_blocks: int, seed: int, epoch: int) -> torch.Tensor:
-    """A permutation of the blocks, int64 [num_blocks], that depends on nothing but its arguments."""
-    return torch.randperm(num_blocks, generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
+def epoch_starts(stream: torch.Tensor, block: int, seed: int, epoch: int) -> torch.Tensor:
+    """First positions of an epoch's blocks in random order, int64 [blocks]: depends on nothing but the arguments.
+
+    Every epoch cuts the stream elsewhere, so that no text is cut at the same place twice.
+    """
+    generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+    shift = torch.randint(block, (1,), generator=generator)
+    starts = block_starts(stream[: len(stream) - block + 1], block)  # as many whatever the shift
+    return (starts + shift)[torch.randperm(len(starts), generator=generator)]
 
 
 def write_log(output: Path, **facts: Any) -> None:
@@ -513,7 +549,7 @@ def train(
     zero. With --max-minutes, "half" counts steps or minutes, whichever are further on, so a run that
     time cuts short still ends with a finished decay.
     """
-    starts = block_starts(tokens.training, args.block)
+    starts = epoch_starts(tokens.training, args.block, args.seed, 0)
     steps_per_epoch = len(starts) // args.batch
     if not steps_per_epoch:
         raise Refusal(
@@ -549,7 +585,7 @@ def train(
                 group["lr"] = group["initial_lr"] * factor
         epoch, place = divmod(progress.step, steps_per_epoch)
         if epoch != order_epoch:
-            order, order_epoch = starts[epoch_order(len(starts), args.seed, epoch)], epoch
+            order, order_epoch = epoch_starts(tokens.training, args.block, args.seed, epoch), epoch
         torch.manual_seed(args.seed * 100_003 + progress.step)  # dropout: nothing to save but the step
         loss = block_losses(model, tokens.training, order[place * args.batch :][: args.batch], args.block)
         torch.autograd.backward(loss)
@@ -629,7 +665,7 @@ no test file. A toy for trying methods on, not fit for real decisions.
 | tokens in the training texts | {len(tokens.training):,} |
 | tokens seen | {tokens_seen:,} |
 | epochs | {tokens_seen / len(tokens.training):.2f} |
-| steps | {progress.step:,} of {args.batch} blocks of {args.block} tokens |
+| steps | {progress.step:,} of {args.batch} blocks of {args.block} tokens; a text sees itself alone |
 | minutes | {progress.seconds / 60:.1f} |
 | device | {device_name(tokens)} |
 | optimizer | {matrices}, weight decay {MATRIX_DECAY}, on the layers' matrices; AdamW {OTHER_LR} on the rest |

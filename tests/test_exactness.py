@@ -546,12 +546,32 @@ def bfloat16_base(kind: str, **changes: Any) -> tuple[Base, Base]:
 def test_bfloat16_weights_score_as_a_float32_copy_within_their_rounding(kind: str) -> None:
     """About as far from the float32 copy as transformers' own bf16 pass, whose rounding wide weights make large."""
     low, high = bfloat16_base(kind)
-    low.path = PathCheck(True, "at these weights two bf16 passes may differ by more than the check lets through")
+    assert low.path.fast, low.path.why
     examples = draw_examples(range(1, 33, 2))
     expected = one_by_one(eager(high.model), examples)
     found = label_scores(low, examples, Graft())
     theirs = one_by_one(eager(low.model), examples)
     assert np.abs(found - expected).mean() <= 1.3 * np.abs(theirs - expected).mean()
+
+
+def test_the_check_in_16_bits_sees_a_wrong_attention_and_leaves_the_weights_as_they_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    low, _ = bfloat16_base("llama")
+    before = fingerprint(low)
+    assert low.path.fast
+    right = forward.attention.layout
+
+    def blind_to_the_root(segments: Any) -> Any:
+        plan = right(segments)
+        groups = tuple(dataclasses.replace(group, spans=()) for group in plan.groups)
+        return dataclasses.replace(plan, groups=groups)
+
+    monkeypatch.setattr(forward.attention, "layout", blind_to_the_root)
+    found = check_path(low, torch.bfloat16)
+    assert not found.fast and "off by" in found.why and "times the model's own rounding" in found.why
+    assert same(before, fingerprint(low))
+    assert {weight.dtype for weight in low.model.parameters()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("kind", FAST)

@@ -345,7 +345,7 @@ def _heads_first(x: Tensor) -> Tensor:
 
 
 def gathered_attention(query: Tensor, key: Tensor, value: Tensor, plan: Layout, scale: float) -> Tensor:
-    """The same by `varlen_attn`: each path's keys side by side, lower-right causal. Not yet run on a GPU."""
+    """The same by `varlen_attn`: each path's keys side by side, lower-right causal (on an H200: docs/benchmarks.md)."""
     if "index" not in plan.on_device:
         plan.on_device |= _gathering(plan, query.device)
     told = plan.on_device

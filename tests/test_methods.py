@@ -15,10 +15,11 @@ from handful.engine.scoring import normalise, prompt_rows
 from handful.errors import RunError
 from handful.examples import EncodedExample, Task
 from handful.methods import METHODS
+from handful.models.text_encoder import TextEncoder
 from handful.progress import recording, stage
 from handful.spec import build_member
 from handful.training import TrainingSpec
-from toys import toy_base
+from toys import toy_base, toy_encoder
 
 ANSWERS = ((30, 31), (30, 32), (33,))
 LABELS = ("good", "good enough", "bad")
@@ -56,11 +57,32 @@ def base() -> Base:
     return made
 
 
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    made = TextEncoder(checkpoint=str(toy_encoder(tmp_path_factory.mktemp("encoder")))).resolve().load()
+    made.token_budget = 128
+    return made
+
+
+@pytest.fixture
+def knobs(tmp_path: Path) -> dict[str, dict[str, Any]]:
+    """What a method cannot do without."""
+    table = tmp_path / "made-elsewhere.csv"
+    table.write_text("id,label\n" + "".join(f"{text.id},{LABELS[text.label]}\n" for text in TEST), encoding="utf-8")
+    return {"predictions": {"path": str(table)}}
+
+
 def fingerprint(base: Base) -> dict[str, Any]:
     state = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
     wants = {name: p.requires_grad for name, p in base.model.named_parameters()}
     modes = {name: module.training for name, module in base.model.named_modules()}
     return {"state": state, "wants": wants, "modes": modes, "hooks": dict(base.model._forward_pre_hooks)}
+
+
+def on_encoder(name: str) -> bool:
+    cell = {"data": {}, "model": {"name": "causal_lm"}, "prompt": {"name": "cloze"}, "training": {}, "num_labels": 50,
+            "seed": 0}  # fmt: skip
+    return bool(make(name).resolve(cell)["model"]["name"] == "text_encoder")
 
 
 def same(before: dict[str, Any], after: dict[str, Any]) -> bool:
@@ -71,8 +93,12 @@ def same(before: dict[str, Any], after: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_contract(name: str, base: Base, tmp_path: Path) -> None:
-    method = make(name)
+def test_contract(
+    name: str, base: Base, encoder: Base, knobs: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    method = make(name, **knobs.get(name, {}))
+    if on_encoder(name):
+        base = encoder
     before = fingerprint(base)
     with method.attach(base, TASK, seed=1) as tuned:
         curve = tuned.fit(TRAIN[:12], TRAIN[12:], TRAINING, seed=2)
@@ -122,7 +148,8 @@ def test_resolve_fills_every_knob_and_is_idempotent(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in METHODS if make(n).passes() > 0])
-def test_learning_rates_and_training_knobs_are_used(name: str, base: Base) -> None:
+def test_learning_rates_and_training_knobs_are_used(name: str, base: Base, encoder: Base) -> None:
+    base = encoder if on_encoder(name) else base
     cell = {"method": {"name": name}, "training": {"learning_rate": 0.25}, "num_labels": 50, "seed": 0,
             "data": {}, "model": {}, "prompt": {}}  # fmt: skip
     assert make(name).resolve(cell)["method"]["learning_rate"] == 0.25
@@ -136,9 +163,10 @@ def test_learning_rates_and_training_knobs_are_used(name: str, base: Base) -> No
 
 @pytest.mark.parametrize("loss", ["answer", "labels"])
 @pytest.mark.parametrize("name", [n for n in METHODS if make(n).passes() > 0])
-def test_training_lowers_the_loss(name: str, loss: Any, base: Base) -> None:
+def test_training_lowers_the_loss(name: str, loss: Any, base: Base, encoder: Base) -> None:
     training = dataclasses.replace(TRAINING, updates=30, loss=loss)
-    with make(name, learning_rate=1e-2).attach(base, TASK, seed=1) as tuned:
+    base, rate = (encoder, 1e-3) if on_encoder(name) else (base, 1e-2)
+    with make(name, learning_rate=rate).attach(base, TASK, seed=1) as tuned:
         curve = tuned.fit(TRAIN, [], training, seed=2)
     assert curve.points[-1]["train_loss"] < curve.points[0]["train_loss"]
 

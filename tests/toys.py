@@ -83,6 +83,23 @@ def make_toy_model(folder: Path, kind: str = "llama", seed: int = 0, **changes: 
     return folder
 
 
+def toy_encoder(folder: Path, kind: str = "bert", seed: int = 0) -> Path:
+    """Saves a toy encoder with a tokenizer that closes a text with </s>; gives the folder."""
+    from transformers import AutoModel
+
+    own = {"bert": {}, "roberta": {"pad_token_id": 3}, "modernbert": {"local_attention": 32}}[kind]
+    config = CONFIG_MAPPING[kind](
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=128, initializer_range=0.2, **{"pad_token_id": 3, **own},
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    AutoModel.from_config(config).save_pretrained(folder)
+    tokenizer = toy_tokenizer()
+    tokenizer.sep_token, tokenizer.cls_token = "</s>", "<s>"
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def toy_base(kind: str, seed: int = 0, **changes: Any) -> Base:
     """A toy model as the engine sees it, with its path checked; its tokenizer is `toy_tokenizer`."""
     model = toy_model(kind, seed, **changes)

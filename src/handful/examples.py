@@ -86,7 +86,8 @@ class Task:
 
     `pool`: encoded training-side texts without labels. `content_free`: prompts with an empty text, "N/A"
     and "[MASK]" in its place (contextual calibration, Zhao et al. 2021). `text_tokens`: token ids of a
-    sentence that says the task, for a prompt that is to start from text. prune_nats: how far behind the best label
+    sentence that says the task, for a prompt that is to start from text. `separator`: those of a blank line, between
+    one prompt with its answer and the next. prune_nats: how far behind the best label
     one need not be finished (engine/pruning.py); None: all are.
     """
 
@@ -95,6 +96,7 @@ class Task:
     pool: Sequence[EncodedExample]
     content_free: Sequence[EncodedExample]
     text_tokens: tuple[int, ...] = ()
+    separator: tuple[int, ...] = ()
     prune_nats: float | None = None
 
 

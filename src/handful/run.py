@@ -60,7 +60,8 @@ def run(
             curve = tuned.fit(encoded.train, encoded.selection, spec.training, seed=derive_seed(spec.seed, "shuffle"))
         with progress.stage("test"):
             log_probabilities = tuned.predict(encoded.test)
-        learned = {"num_trainable": tuned.num_trainable, **tuned.facts, **_saved(tuned, settings, adapter_folder)}
+        learned = {"num_trainable": tuned.num_trainable, "sees": _seen(spec), **tuned.facts}
+        learned |= _saved(tuned, settings, adapter_folder)
     predictions = _predictions(encoded, log_probabilities)
     return _record(spec, base, encoded, split.facts, curve, learned, predictions), predictions
 
@@ -70,6 +71,11 @@ def _set_budget(base: Base, asked: int) -> None:
     base.token_budget, base.recomputes = min(asked, base.most_tokens or asked), None
     if base.token_budget < asked:
         progress.note(f"token budget {base.token_budget}, because memory ran out before with more")
+
+
+def _seen(spec: RunSpec) -> list[str]:
+    """What the method was allowed to look at before the test."""
+    return [*(["labelled texts"] if spec.num_labels else []), *spec.method.sees()]
 
 
 def _predictions(encoded: Encoded, log_probabilities: np.ndarray) -> Predictions:

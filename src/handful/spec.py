@@ -214,9 +214,15 @@ def _cells(fixed: Mapping[str, Any], grid: Mapping[str, Any], model: str | None)
     axes = [(key, grid[key] if key in grid else [fixed.get(key, DEFAULTS.get(key))]) for key in SECTIONS]
     for values in itertools.product(*(values for _, values in axes)):
         cell = {key: _named(key, value) for (key, _), value in zip(axes, values, strict=True)}
-        if model is not None and isinstance(cell["model"], dict) and cell["model"].get("name") != "none":
+        asked = cell["model"]
+        if model is not None and isinstance(asked, dict) and _speaks(asked.get("name")):
             cell["model"] = {k: v for k, v in cell["model"].items() if k != "revision"} | {"checkpoint": model}
         yield cell
+
+
+def _speaks(model: Any) -> bool:
+    """Whether a member of the model family is a language model, which another one can stand in for."""
+    return isinstance(model, str) and getattr(FAMILIES["model"].get(model), "speaks", False)
 
 
 def _named(key: str, value: Any) -> Any:
@@ -278,7 +284,7 @@ def resolve_cell(asked: Mapping[str, Any], device: str = "auto") -> RunSpec:
     texts = len(dataset.train) + len(dataset.unlabelled) if dataset.test else spec.num_labels
     answers = bool(prompt.answers)
     method.check(
-        Given(spec.num_labels, texts, base.context_length(), prompt.max_tokens, base.name != "none", answers)
+        Given(spec.num_labels, texts, base.context_length(), prompt.max_tokens, base.speaks, answers)
     )
     return spec
 

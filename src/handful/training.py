@@ -1,4 +1,4 @@
-"""Fits a causal LM with a graft: items in, curve out. Knows no method by name.
+"""Fits a causal LM with a graft, or whatever gives a loss: items in, curve out. Knows no method by name.
 
 An optimizer step is exactly `batch_size` sequences, whatever fits into one forward pass: the losses of its
 packs are summed and divided by that number. The base stays in evaluation mode, so that only what a method
@@ -8,7 +8,7 @@ brings has dropout.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from handful import progress
 from handful.engine.base import Base
 from handful.engine.batching import batches
 from handful.engine.budget import saves_memory, watching, within_memory
-from handful.engine.graft import Graft
+from handful.engine.graft import Graft, ParameterGroup
 from handful.engine.packing import Item
 from handful.engine.scoring import batch_scores, label_scores, normalise
 from handful.errors import RunError, SpecError
@@ -165,33 +165,58 @@ def fit_graft(
     [labels], added to the labels' scores (zeros for none). Raises RunError when the loss is not a number or
     explodes.
     """
-    if not train:
+    bias = torch.tensor(offset, dtype=torch.float32, device=base.device)
+    return optimise(
+        graft.parameters,
+        len(train),
+        lambda members, dropout: _step(base, graft, [train[index] for index in members], training, bias, dropout),
+        [example.label for example in selection],
+        lambda: normalise(label_scores(base, selection, graft) + offset),
+        training,
+        seed,
+    )
+
+
+def optimise(
+    parameters: Sequence[ParameterGroup],
+    num_train: int,
+    step: Callable[[Sequence[int], int], float],
+    selection_labels: Sequence[int],
+    selection_scores: Callable[[], np.ndarray],
+    training: TrainingSpec,
+    seed: int,
+) -> Curve:
+    """Trains `parameters` in place, and leaves them as they were at the chosen update.
+
+    step: (members of `num_train`, seed of the dropout) -> their mean loss, its gradient added. selection_scores:
+    [selection, labels] log-probabilities as things stand; they choose the epoch by log-loss where there are
+    selection_labels, else the last update stays. Raises RunError when the loss is not a number or explodes.
+    """
+    if not num_train:
         raise RunError("there are no labelled texts to train on: num_labels must be above 0 for this method")
-    tensors = [tensor for group in graft.parameters for tensor in group.tensors]
+    tensors = [tensor for group in parameters for tensor in group.tensors]
     masters = _Masters(tensors)
     optimizer = torch.optim.AdamW(
         [
             {"params": [masters.of[tensor] for tensor in group.tensors], "lr": group.learning_rate}
-            for group in graft.parameters
+            for group in parameters
         ],
         weight_decay=training.weight_decay,
     )
-    total = training.num_updates(len(train))
+    total = training.num_updates(num_train)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, total, training))
-    bias = torch.tensor(offset, dtype=torch.float32, device=base.device)
     points: list[dict[str, float]] = []
     best = _Best()
     losses: list[float] = []
     first_loss: float | None = None
     with torch.random.fork_rng(devices=[]):
-        for update, members in enumerate(_steps(len(train), training.batch_size, total, seed), start=1):
-            chosen = [train[index] for index in members]
-            loss = _step(base, graft, chosen, training, bias, derive_seed(seed, "dropout", update))
+        for update, members in enumerate(_steps(num_train, training.batch_size, total, seed), start=1):
+            loss = step(members, derive_seed(seed, "dropout", update))
             first_loss = loss if first_loss is None else first_loss
             if not math.isfinite(loss) or loss > 5 * first_loss + 20:
                 raise RunError(
                     f"training diverged: the loss was {loss:.4g} at update {update} of {total}, {first_loss:.4g} at "
-                    f"first. Lower the learning rate (now {graft.parameters[0].learning_rate:g}) or add warm-up"
+                    f"first. Lower the learning rate (now {parameters[0].learning_rate:g}) or add warm-up"
                 )
             masters.take_gradients()
             norm = torch.nn.utils.clip_grad_norm_(masters.of.values(), training.max_grad_norm)
@@ -203,11 +228,11 @@ def fit_graft(
             losses.append(loss)
             progress.advance(update, total)
             seen = update * training.batch_size
-            if update == total or seen // len(train) > (seen - training.batch_size) // len(train):
-                point = {"update": update, "epoch": seen / len(train), "train_loss": float(np.mean(losses))}
+            if update == total or seen // num_train > (seen - training.batch_size) // num_train:
+                point = {"update": update, "epoch": seen / num_train, "train_loss": float(np.mean(losses))}
                 losses = []
-                if selection:
-                    point |= _select(base, graft, selection, offset, update, best, tensors)
+                if selection_labels:
+                    point |= _select(selection_scores, np.array(selection_labels), update, best, tensors)
                 points.append(point)
     if best.tensors:
         with torch.no_grad():
@@ -287,22 +312,15 @@ def _forget_gradients(graft: Graft) -> None:
 
 
 def _select(
-    base: Base,
-    graft: Graft,
-    selection: Sequence[EncodedExample],
-    offset: np.ndarray,
-    update: int,
-    best: _Best,
-    tensors: Sequence[Tensor],
+    scores: Callable[[], np.ndarray], labels: np.ndarray, update: int, best: _Best, tensors: Sequence[Tensor]
 ) -> dict[str, float]:
     """Measures the selection texts, and keeps the tensors when they are the best so far."""
     with progress.stage("select"):
-        scores = normalise(label_scores(base, selection, graft) + offset)
-    labels = np.array([example.label for example in selection])
-    measured = log_loss(scores, labels)
+        found = scores()
+    measured = log_loss(found, labels)
     if not math.isfinite(measured):
         raise RunError(f"training diverged: the selection log-loss is not a number at update {update}")
     if measured < best.log_loss:
         best.log_loss, best.update = measured, update
         best.tensors = [tensor.detach().clone() for tensor in tensors]
-    return {"selection_log_loss": measured, "selection_accuracy": accuracy(scores, labels)}
+    return {"selection_log_loss": measured, "selection_accuracy": accuracy(found, labels)}

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from handful.data.rows import Table, checked_rows
+from handful.data.rows import checked_rows
 from handful.data.source import DataSource, RawData, RawRow, column_names
 from handful.errors import DataError, nearest
+from handful.tables import Table
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from handful.data.hub import download, split_table
-from handful.data.rows import Table, checked_rows
+from handful.data.rows import checked_rows
 from handful.data.source import DataSource, RawData, RawRow
-from handful.data.tables import read_table
 from handful.errors import DataError
+from handful.tables import Table, read_table
 
 HUB_NAME = "stanfordnlp/imdb"
 LABEL_NAMES = ("negative", "positive")

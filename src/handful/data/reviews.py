@@ -10,10 +10,10 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import ClassVar
 
-from handful.data.rows import Table, checked_rows
+from handful.data.rows import checked_rows
 from handful.data.source import DataSource, RawData
-from handful.data.tables import parse_csv
 from handful.errors import DataError
+from handful.tables import Table, parse_csv
 
 SIDES = ("train", "test", "unlabelled")
 COLUMNS = ("id", "text", "label", "split")

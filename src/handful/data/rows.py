@@ -6,26 +6,13 @@ Knows nothing of where a table came from, of sides, samples or line breaks.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from handful.data.source import RawRow
 from handful.errors import DataError, nearest
+from handful.tables import Table
 
 ROWS_SHOWN = 10
-
-
-@dataclass(frozen=True)
-class Table:
-    """Columns of equal length, under a title that a person knows it by (a path, a split).
-
-    `column_names` are all that the table has; `columns` holds at least those that were asked for and
-    exist, each a list with one value per row.
-    """
-
-    title: str
-    column_names: tuple[str, ...]
-    columns: Mapping[str, Sequence[object]]
 
 
 def checked_rows(

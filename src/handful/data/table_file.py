@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from handful.data.rows import checked_rows
 from handful.data.source import DataSource, RawData, RawRow, column_names
-from handful.data.tables import read_table
+from handful.tables import read_table
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,7 +79,7 @@ def _scored(
 def bare_label_scores(base: Base, examples: Sequence[EncodedExample], pruning: Pruning | None = None) -> np.ndarray:
     """`label_scores` of the base alone, remembered by content: a study asks for the same ones in many cells."""
     pruned = None if pruning is None else (pruning.nats, pruning.offset.tolist())
-    key = _content(base, examples, "label scores", pruned)
+    key = content_of(base, examples, "label scores", pruned)
     if key in base.bare_scores:
         progress.remembered(len(examples))
     else:
@@ -87,7 +87,7 @@ def bare_label_scores(base: Base, examples: Sequence[EncodedExample], pruning: P
     return base.bare_scores[key].copy()  # type: ignore[no-any-return]
 
 
-def _content(base: Base, examples: Sequence[EncodedExample], *what: object) -> str:
+def content_of(base: Base, examples: Sequence[EncodedExample], *what: object) -> str:
     """Names what the base alone gives. All examples together: a row's rounding depends on those packed beside it, and
     a cell must have the same numbers whatever ran before.
     """
@@ -107,7 +107,7 @@ def prompt_rows(base: Base, examples: Sequence[EncodedExample]) -> np.ndarray:
 
     Remembered by content, as bare_label_scores are.
     """
-    key = _content(base, examples, "prompt rows")
+    key = content_of(base, examples, "prompt rows")
     if key in base.prompt_rows:
         progress.remembered(len(examples))
         return base.prompt_rows[key]  # type: ignore[no-any-return]

@@ -15,7 +15,7 @@ from handful.engine.graft import Graft, ParameterGroup
 from handful.errors import SpecError
 from handful.examples import Task
 from handful.methods.grafted import GraftTuned, Start, check_start, start_prior
-from handful.methods.method import Given, needs_answers, needs_labels
+from handful.methods.method import LANGUAGE_MODEL, UNLABELLED, Given, needs_answers, needs_labels
 from handful.training import Recipe
 
 RECIPE = Recipe(learning_rate=5e-5, loss="labels", epochs=((200, 5), (1000, 4), (float("inf"), 2)))
@@ -45,6 +45,10 @@ class Full:
         """Raises SpecError without labels, base or answers."""
         needs_labels(self.name, given)
         needs_answers(self.name, given)
+
+    def sees(self) -> tuple[str, ...]:
+        """What it may look at beside the labelled texts."""
+        return (LANGUAGE_MODEL, UNLABELLED) if self.start == "calibrated" else (LANGUAGE_MODEL,)
 
     def passes(self) -> float:
         """Forward passes' worth of work per training token: forward, activations, weights."""

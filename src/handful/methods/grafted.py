@@ -49,7 +49,7 @@ class GraftTuned:
     ) -> None:
         self.is_adapter = is_adapter
         self._base, self._task, self._write = base, task, write
-        self._before = _state(base.network)
+        self._before = state_of(base.network)
         self.offset = np.zeros(len(task.label_names))
         base.network.eval()
         self._graft = make()
@@ -108,19 +108,19 @@ class GraftTuned:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._graft.undo()
-        _restore(self._base.network, self._before)
+        restore(self._base.network, self._before)
 
 
 _State = tuple[dict[str, bool], dict[str, bool]]
 
 
-def _state(network: nn.Module) -> _State:
+def state_of(network: nn.Module) -> _State:
     """Which parameters want gradients, and which modules are in training mode (peft's unload forgets both)."""
     wants = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
     return wants, {name: module.training for name, module in network.named_modules()}
 
 
-def _restore(network: nn.Module, before: _State) -> None:
+def restore(network: nn.Module, before: _State) -> None:
     wants, modes = before
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(wants[name])

@@ -12,7 +12,7 @@ from handful.engine.scoring import prompt_rows
 from handful.errors import SpecError
 from handful.examples import Task
 from handful.methods.featured import CROSS_VALIDATED, FeatureTuned, Penalty, Standardised, check_penalty
-from handful.methods.method import Given, needs_labels
+from handful.methods.method import LANGUAGE_MODEL, Given, needs_labels
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,13 @@ class LinearProbe:
         needs_labels(self.name, given)
         if not given.has_base:
             raise SpecError(
-                f'{self.name} reads the hidden rows of a causal language model, the study names none: give it one, '
+                f'{self.name} reads the hidden rows of a causal language model, and is given none: name one, '
                 'such as model = { checkpoint = "reviews-llama-5m" }'
             )
+
+    def sees(self) -> tuple[str, ...]:
+        """What it may look at beside the labelled texts."""
+        return (LANGUAGE_MODEL,)
 
     def passes(self) -> float:
         """Forward passes' worth of work per training token beside the one for the features."""

@@ -53,7 +53,7 @@ class Tuned(Protocol):
 @dataclass(frozen=True)
 class Given:
     """What a cell gives a method. num_unlabelled: training-side texts. context_length, max_tokens: in tokens, None
-    without a bound. has_base, has_answers: whether the model is one and the prompt asks for an answer.
+    without a bound. has_base, has_answers: whether the model is a language model and the prompt asks for an answer.
     """
 
     num_labels: int
@@ -62,6 +62,10 @@ class Given:
     max_tokens: int | None
     has_base: bool
     has_answers: bool
+
+
+LANGUAGE_MODEL, ENCODER, UNLABELLED = "a pretrained language model", "a pretrained encoder", "unlabelled texts"
+"""What `Method.sees` may hold."""
 
 
 def needs_labels(name: str, given: Given) -> None:
@@ -74,7 +78,7 @@ def needs_answers(name: str, given: Given) -> None:
     """Raises SpecError for a method that reads answers off a language model, where one of the two is lacking."""
     if not given.has_base:
         raise SpecError(
-            f'{name} needs a causal language model, the study names none: give it one, such as '
+            f'{name} needs a causal language model, and is given none: name one, such as '
             'model = { checkpoint = "reviews-llama-5m" }'
         )
     if not given.has_answers:
@@ -95,6 +99,10 @@ class Method(Protocol):
 
     def check(self, given: Given) -> None:
         """Raises SpecError when it cannot run on what the cell gives it; before any weights load."""
+        ...
+
+    def sees(self) -> tuple[str, ...]:
+        """What it may look at beside the labelled texts, in words. For the report: methods are to be compared by it."""
         ...
 
     def passes(self) -> float:

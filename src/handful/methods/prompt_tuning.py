@@ -15,7 +15,7 @@ from handful.engine.graft import Graft, ParameterGroup
 from handful.errors import SpecError
 from handful.examples import Task
 from handful.methods.grafted import GraftTuned, Start, check_start, start_prior, without_path
-from handful.methods.method import Given, needs_answers, needs_labels
+from handful.methods.method import LANGUAGE_MODEL, UNLABELLED, Given, needs_answers, needs_labels
 from handful.training import Recipe
 
 RECIPE = Recipe(learning_rate=1e-2, loss="labels", epochs=((200, 5), (1000, 4), (float("inf"), 2)))
@@ -68,6 +68,10 @@ class PromptTuning:
                     f"num_virtual_tokens = {self.num_virtual_tokens} do not fit: the context holds "
                     f"{given.context_length} tokens and prompts may have {given.max_tokens}. Give {way_out}"
                 )
+
+    def sees(self) -> tuple[str, ...]:
+        """What it may look at beside the labelled texts."""
+        return (LANGUAGE_MODEL, UNLABELLED) if self.start == "calibrated" else (LANGUAGE_MODEL,)
 
     def passes(self) -> float:
         """Forward passes' worth of work per training token: one forward, one backward to the activations."""

@@ -14,7 +14,7 @@ from handful.engine.base import Base
 from handful.errors import RunError, SpecError
 from handful.examples import EncodedExample, Task
 from handful.methods.featured import FeatureTuned, Penalty, check_penalty, text_of
-from handful.methods.method import Given, needs_labels
+from handful.methods.method import UNLABELLED, Given, needs_labels
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,10 @@ class Tfidf:
                 'rarity = "pool" reads training-side texts, and here every text is test: give the data a test side of '
                 'its own (test_path or test_size), or use rarity = "labelled"'
             )
+
+    def sees(self) -> tuple[str, ...]:
+        """What it may look at beside the labelled texts."""
+        return (UNLABELLED,) if self.rarity == "pool" else ()
 
     def passes(self) -> float:
         """Forward passes' worth of work per training token."""

@@ -16,7 +16,7 @@ from handful.engine.scoring import bare_label_scores, normalise
 from handful.errors import SpecError
 from handful.examples import Task
 from handful.methods.grafted import GraftTuned, pool_prior
-from handful.methods.method import Given, needs_answers
+from handful.methods.method import LANGUAGE_MODEL, UNLABELLED, Given, needs_answers
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,10 @@ class ZeroShot:
                 'calibration = "batch" reads training-side texts, and here every text is test: give the data a test '
                 'side of its own (test_path or test_size), or use calibration = "contextual"'
             )
+
+    def sees(self) -> tuple[str, ...]:
+        """What it may look at beside the labelled texts."""
+        return (LANGUAGE_MODEL, UNLABELLED) if self.calibration == "batch" else (LANGUAGE_MODEL,)
 
     def passes(self) -> float:
         """Forward passes' worth of work per training token."""

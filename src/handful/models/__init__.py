@@ -13,8 +13,13 @@ from handful.engine.base import Base
 from handful.models.causal_lm import CausalLM
 from handful.models.model import Model
 from handful.models.none import NoModel
+from handful.models.text_encoder import TextEncoder
 
-MODELS: dict[str, type[CausalLM] | type[NoModel]] = {"causal_lm": CausalLM, "none": NoModel}
+MODELS: dict[str, type[CausalLM] | type[TextEncoder] | type[NoModel]] = {
+    "causal_lm": CausalLM,
+    "text_encoder": TextEncoder,
+    "none": NoModel,
+}
 
 _resident: dict[tuple[Model, str], Base] = {}
 

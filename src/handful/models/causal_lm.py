@@ -7,10 +7,7 @@ says otherwise. Knows nothing of methods or prompts.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -19,15 +16,11 @@ import torch
 from handful.engine.base import Base, PathCheck
 from handful.engine.check import check_path
 from handful.engine.memory import keep_freed_memory_where_plenty
-from handful.errors import ModelError, nearest
-from handful.identity import canonical_json, file_hash
+from handful.errors import ModelError
+from handful.models.checkpoint import check_folder, content_hash, find, first_line, read_config
 
 SHIPPED = ("reviews-llama-5m",)
 """Bases inside the package, by name."""
-
-_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
-          "added_tokens.json", "chat_template.jinja", "vocab.json", "merges.txt")  # fmt: skip
-_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 @dataclass(frozen=True)
@@ -37,6 +30,7 @@ class CausalLM:
     """
 
     name: ClassVar[str] = "causal_lm"
+    speaks: ClassVar[bool] = True
 
     checkpoint: str = "reviews-llama-5m"
     revision: str | None = None
@@ -46,8 +40,8 @@ class CausalLM:
     def resolve(self, device: str = "auto") -> CausalLM:
         """The same base by content. Raises ModelError when there is no such model or it cannot be loaded."""
         folder, name, commit = self._find()
-        _check_folder(folder, name)
-        revision = commit or _content_hash(folder)
+        check_folder(folder, name)
+        revision = commit or content_hash(folder)
         if commit is None and self.revision is not None and revision != self.revision:
             raise ModelError(
                 f"the model {self.checkpoint!r} has revision {revision}, the study asks for {self.revision}: "
@@ -80,7 +74,7 @@ class CausalLM:
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except Exception as error:
             raise ModelError(
-                f"the model {self.checkpoint!r} has no tokenizer that can be loaded ({_line(error)}): "
+                f"the model {self.checkpoint!r} has no tokenizer that can be loaded ({first_line(error)}): "
                 "save it into the same folder with tokenizer.save_pretrained(FOLDER)"
             ) from None
 
@@ -97,7 +91,7 @@ class CausalLM:
             )
         except Exception as error:
             raise ModelError(
-                f"the model {self.checkpoint!r} cannot be loaded as a causal language model: {_line(error)}"
+                f"the model {self.checkpoint!r} cannot be loaded as a causal language model: {first_line(error)}"
             ) from None
         model, told = loaded
         absent = sorted({*told["missing_keys"], *(str(key[0]) for key in told["mismatched_keys"])})
@@ -132,87 +126,15 @@ class CausalLM:
         """(folder, name, hub commit or None). Downloads from the hub when it is no folder."""
         if self.folder is not None:
             return Path(self.folder), self.checkpoint, None
-        if not self.checkpoint.strip():
-            raise ModelError("the name of the model is empty: give a folder, a hub name, or " + SHIPPED[0])
-        given = Path(self.checkpoint).expanduser()
-        if given.is_dir():
-            return given.resolve(), given.resolve().name, None
-        if self.checkpoint in SHIPPED:
-            return Path(str(resources.files("handful") / "assets" / self.checkpoint)), self.checkpoint, None
-        if given.is_file():
-            raise ModelError(f"the model {self.checkpoint!r} is a file: name the folder with its config.json")
-        if given.is_absolute() or self.checkpoint.startswith(".") or self.checkpoint.count("/") > 1:
-            raise ModelError(f"there is no model folder {self.checkpoint!r}: check the path")
-        return _download(self.checkpoint, self.revision)
+        return find(self.checkpoint, self.revision, SHIPPED)
 
     def _folder(self) -> Path:
         return Path(self.folder) if self.folder is not None else self._find()[0]
 
     def _text_config(self) -> dict[str, Any]:
-        config = _read_config(self._folder(), self.checkpoint)
+        config = read_config(self._folder(), self.checkpoint)
         text = config.get("text_config")
         return text if isinstance(text, dict) else config
-
-
-def _download(name: str, revision: str | None) -> tuple[Path, str, str | None]:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    try:
-        folder = snapshot_download(
-            name, revision=revision, allow_patterns=["*.safetensors", "*.safetensors.index.json", *_FILES]
-        )
-    except GatedRepoError:
-        raise ModelError(
-            f"the model {name!r} is gated: accept its terms on its hub page, then log in with `hf auth login`"
-        ) from None
-    except (RepositoryNotFoundError, ValueError):
-        raise ModelError(
-            f"there is no model {name!r}, neither a folder, nor shipped ({', '.join(SHIPPED)}), nor on the hub."
-            f"{nearest(name, SHIPPED)}"
-        ) from None
-    except Exception as error:
-        raise ModelError(
-            f"the model {name!r} is no folder here and the hub cannot be reached ({_line(error)}): "
-            "download it where there is a network and name its folder with --model FOLDER"
-        ) from None
-    return Path(folder), name, Path(folder).name
-
-
-def _check_folder(folder: Path, name: str) -> None:
-    config = _read_config(folder, name)
-    if not list(folder.glob("*.safetensors")):
-        pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
-        if pickled:
-            raise ModelError(
-                f"the model {name!r} has pickled weights only ({', '.join(pickled[:3])}), which can run code when "
-                "they are loaded: convert them with model.save_pretrained(FOLDER) to safetensors"
-            )
-        raise ModelError(f"the model folder {name!r} has a config.json but no *.safetensors weights")
-    if "model_type" not in config:
-        raise ModelError(f"the config.json of {name!r} names no model_type: is it a Hugging Face model folder?")
-
-
-def _read_config(folder: Path, name: str) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(
-            f"{name!r} is no model: its folder has no config.json. Name a Hugging Face model folder, such as one "
-            "written by model.save_pretrained(FOLDER)"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"the config.json of the model {name!r} cannot be read: {_line(error)}") from None
-    if not isinstance(config, dict):
-        raise ModelError(f"the config.json of the model {name!r} is no table of settings")
-    return config
-
-
-def _content_hash(folder: Path) -> str:
-    """sha256 over the names and bytes of weights, configuration and tokenizer."""
-    names = [*_FILES, *sorted(path.name for path in folder.glob("*.safetensors"))]
-    files = {name: file_hash(folder / name) for name in names if (folder / name).is_file()}
-    return "sha256:" + hashlib.sha256(canonical_json(files).encode()).hexdigest()
 
 
 def sliding_window(config: Any) -> int | None:
@@ -224,9 +146,3 @@ def sliding_window(config: Any) -> int | None:
     if kinds is not None and "sliding_attention" not in kinds:
         return None
     return int(window)
-
-
-def _line(error: Exception) -> str:
-    """The first line of a library's message, without the machine's paths being the whole of it."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__

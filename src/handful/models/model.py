@@ -11,6 +11,8 @@ class Model(Protocol):
     """A frozen dataclass; its fields are its knobs in a study file."""
 
     name: ClassVar[str]
+    speaks: ClassVar[bool]
+    """Whether it is a language model that an answer can be read off."""
 
     def resolve(self, device: str = "auto") -> Model:
         """The same base, named by content: revision and dtype filled, the latter for a device ("auto", "cpu",

@@ -15,6 +15,7 @@ class NoModel:
     """No language model at all."""
 
     name: ClassVar[str] = "none"
+    speaks: ClassVar[bool] = False
 
     def resolve(self, device: str = "auto") -> NoModel:
         """Itself: there is nothing to fill."""

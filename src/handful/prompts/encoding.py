@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 CONTENT_FREE = ("", "N/A", "[MASK]")
 """Texts that say nothing (Zhao et al. 2021, "Calibrate Before Use")."""
 
+BLANK_LINE = "\n\n"
+"""What stands between one prompt with its answer and the next."""
+
 FIXED_DATE = "26 Jul 2024"
 """What a chat template writes as today's date; Llama-3's own default."""
 
@@ -84,6 +87,7 @@ def encode(split: Split, prompt: Prompt, tokenizer: Tokenizer | None) -> Encoded
         pool=_Lazy(len(split.pool), lambda: encoder.examples(tokenizer, split.pool, split.revision)),
         content_free=_Lazy(len(CONTENT_FREE), lambda: encoder.content_free(tokenizer)),
         text_tokens=encoder.task_tokens(tokenizer),
+        separator=_bare_tokens(tokenizer, BLANK_LINE),
         prune_nats=prompt.prune_nats,
     )
     return Encoded(
@@ -480,7 +484,7 @@ class _Encoder:
     def task_tokens(self, tokenizer: Tokenizer) -> tuple[int, ...]:
         """A sentence that says the task, without special tokens."""
         sentence = default_instruction(full_answers(self.prompt, self.label_names), self.field_names)
-        return _known(tokenizer).tuple_of(_ids(tokenizer, [sentence])[0])
+        return _bare_tokens(tokenizer, sentence)
 
     def spell(self, tokenizer: Tokenizer, texts: Sequence[tuple[str, Mapping[str, str]]]) -> list[_Spelled]:
         """(id, fields) -> token ids that fit into max_tokens. Raises PromptError when they can't."""
@@ -643,6 +647,11 @@ class _Encoder:
             f"({words[second]!r}) {problem}"
         )
         raise PromptError(problem_text(self.prompt, [line]))
+
+
+def _bare_tokens(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    """A text's tokens without special ones."""
+    return _known(tokenizer).tuple_of(_ids(tokenizer, [text])[0])
 
 
 def _num_shared(left: Sequence[int], right: Sequence[int]) -> int:

@@ -36,9 +36,9 @@ Table = tuple[list[str], list[list[str]]]
 
 
 def cost_table(summary: Summary) -> Table:
-    """(head, rows): training time at each N, and what a row costs at any N."""
+    """(head, rows): what a row may look at, its training time at each N, and what it costs at any N."""
     head = ["method", "trained parameters", "adapter", "test texts/s", "peak memory", "engine path"]
-    head[1:1] = [f"train, N = {num_labels:,}" for num_labels in summary.columns]
+    head[1:1] = ["allowed to see", *(f"train, N = {num_labels:,}" for num_labels in summary.columns)]
     table = []
     for row in summary.rows:
         cells = list(row.cells.values())
@@ -49,6 +49,7 @@ def cost_table(summary: Summary) -> Table:
         fast, slow = rate(max(rates, default=None)), rate(min(rates, default=None))
         table.append([
             row_title(row),
+            ", ".join(row.sees) or ABSENT,
             *(seconds(row.cells[num_labels].train_seconds) for num_labels in summary.columns),
             extent((min(trained), max(trained)) if trained else None),
             sizes((min(adapters), max(adapters)) if adapters else None),

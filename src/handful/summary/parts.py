@@ -186,7 +186,8 @@ class Row:
     label: method name and the knobs that tell it from the other rows. asked: the cell as the study file asks
     it, without num_labels and seed. spec: the resolved spec of its first cell. group: rows of one group are
     on the same data and are compared. uses_model: False when the resolved model is none. cells: by
-    num_labels, one for every column. facts: each fact's distinct values over the finished runs.
+    num_labels, one for every column. sees: what its runs were allowed to look at before the test, where their records
+    say so. facts: each fact's distinct values over the finished runs.
     """
 
     label: str
@@ -199,6 +200,7 @@ class Row:
     cells: Mapping[int, Cell]
     label_names: tuple[str, ...] = ()
     engine_paths: tuple[str, ...] = ()
+    sees: tuple[str, ...] = ()
     facts: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 

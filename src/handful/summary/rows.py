@@ -57,6 +57,7 @@ def make_rows(
                 cells=_make_cells(cells, columns, outcomes),
                 label_names=agreed([record.label_names for record in finished]),
                 engine_paths=distinct(record.engine.get("path") for record in finished),
+                sees=distinct(what for record in finished for what in record.learned.get("sees") or ()),
                 facts=facts_of(finished),
             )
         )

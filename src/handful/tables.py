@@ -9,11 +9,25 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from handful.data.rows import Table
 from handful.errors import DataError, nearest
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of equal length, under a title that a person knows it by (a path, a split).
+
+    `column_names` are all that the table has; `columns` holds at least those that were asked for and
+    exist, each a list with one value per row.
+    """
+
+    title: str
+    column_names: tuple[str, ...]
+    columns: Mapping[str, Sequence[object]]
+
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 

@@ -1,0 +1,115 @@
+"""Folders of weights and the hub: how a base is found, checked and named by its content.
+
+safetensors only, and no code from the checkpoint. Knows nothing of what is loaded from a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from handful.errors import ModelError, nearest
+from handful.identity import canonical_json, file_hash
+
+_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
+          "added_tokens.json", "chat_template.jinja", "vocab.json", "merges.txt", "vocab.txt", "spm.model",
+          "sentencepiece.bpe.model", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json")  # fmt: skip
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def find(checkpoint: str, revision: str | None, shipped: Sequence[str] = ()) -> tuple[Path, str, str | None]:
+    """(folder, name, hub commit or None). shipped: names inside the package. Downloads from the hub when it is neither.
+
+    Raises ModelError when there is no such model.
+    """
+    if not checkpoint.strip():
+        raise ModelError("the name of the model is empty: give a folder, a hub name" + _or(shipped))
+    given = Path(checkpoint).expanduser()
+    if given.is_dir():
+        return given.resolve(), given.resolve().name, None
+    if checkpoint in shipped:
+        return Path(str(resources.files("handful") / "assets" / checkpoint)), checkpoint, None
+    if given.is_file():
+        raise ModelError(f"the model {checkpoint!r} is a file: name the folder with its config.json")
+    if given.is_absolute() or checkpoint.startswith(".") or checkpoint.count("/") > 1:
+        raise ModelError(f"there is no model folder {checkpoint!r}: check the path")
+    return _download(checkpoint, revision, shipped)
+
+
+def _or(shipped: Sequence[str]) -> str:
+    return f", or {shipped[0]}" if shipped else ""
+
+
+def _download(name: str, revision: str | None, shipped: Sequence[str]) -> tuple[Path, str, str | None]:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        folder = snapshot_download(
+            name, revision=revision, allow_patterns=["*.safetensors", "*.safetensors.index.json", *_FILES]
+        )
+    except GatedRepoError:
+        raise ModelError(
+            f"the model {name!r} is gated: accept its terms on its hub page, then log in with `hf auth login`"
+        ) from None
+    except (RepositoryNotFoundError, ValueError):
+        raise ModelError(
+            f"there is no model {name!r}, neither a folder, nor shipped ({', '.join(shipped)}), nor on the hub."
+            f"{nearest(name, shipped)}"
+            if shipped
+            else f"there is no model {name!r}, neither a folder nor on the hub"
+        ) from None
+    except Exception as error:
+        raise ModelError(
+            f"the model {name!r} is no folder here and the hub cannot be reached ({first_line(error)}): "
+            "download it where there is a network and name its folder with --model FOLDER"
+        ) from None
+    return Path(folder), name, Path(folder).name
+
+
+def check_folder(folder: Path, name: str) -> None:
+    """Raises ModelError where a folder holds no configuration of a model or no safetensors."""
+    config = read_config(folder, name)
+    if not list(folder.glob("*.safetensors")):
+        pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
+        if pickled:
+            raise ModelError(
+                f"the model {name!r} has pickled weights only ({', '.join(pickled[:3])}), which can run code when "
+                "they are loaded: convert them with model.save_pretrained(FOLDER) to safetensors"
+            )
+        raise ModelError(f"the model folder {name!r} has a config.json but no *.safetensors weights")
+    if "model_type" not in config:
+        raise ModelError(f"the config.json of {name!r} names no model_type: is it a Hugging Face model folder?")
+
+
+def read_config(folder: Path, name: str) -> dict[str, Any]:
+    """The model's configuration as plain data. Raises ModelError where there is none to read."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"{name!r} is no model: its folder has no config.json. Name a Hugging Face model folder, such as one "
+            "written by model.save_pretrained(FOLDER)"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"the config.json of the model {name!r} cannot be read: {first_line(error)}") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"the config.json of the model {name!r} is no table of settings")
+    return config
+
+
+def content_hash(folder: Path) -> str:
+    """"sha256:..." over the names and bytes of weights, configuration and tokenizer."""
+    names = [*_FILES, *sorted(path.name for path in folder.glob("*.safetensors"))]
+    files = {name: file_hash(folder / name) for name in names if (folder / name).is_file()}
+    return "sha256:" + hashlib.sha256(canonical_json(files).encode()).hexdigest()
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a library's message, without the machine's paths being the whole of it."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__

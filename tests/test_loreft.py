@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from handful.engine.stems import Stems, have_stems, in_parts, stem_scores
 from handful.errors import RunError, SpecError
 from handful.methods.loreft import LoReFT, _Edits, orthonormal
 from reference import eager, loreft_edit, orthonormal_rows
 from test_engine import draw_examples, relative
-from test_exactness import LENGTHS, as_items, assert_same, frozen_base, ours, plain
+from test_exactness import LENGTHS, as_items, assert_same, frozen_base, ours, plain, weights_of
 from test_methods import TASK, TEST, TRAIN, TRAINING, fingerprint, make, same
 from toys import toy_base, toy_model
 
@@ -115,6 +116,56 @@ def test_packed_scores_and_gradients_are_those_of_hooks_one_by_one(kind: str, kn
         assert_same(ours(base, items, graft, tensors), expected)
         assert_same(ours(base, items, graft, tensors, budget=1), expected)
         assert_same(ours(base, items, graft, tensors, saves_memory=True), expected)
+
+
+def by_stems(base: Any, items: list[Any], graft: Any, tensors: list[Any], budget: int) -> Any:
+    """([items, answers] scores, gradients of their weighted sum), the last rows and the answers run on kept stems."""
+    for tensor in tensors:
+        tensor.grad = None
+    scores, weights = np.zeros((len(items), len(items[0].answers))), weights_of(items)
+    for part in in_parts(items, budget):
+        found = stem_scores(base, [items[index] for index in part.items], graft, scores.shape[1])
+        scores[list(part.items)] = found.detach().numpy()
+        (found * weights[list(part.items)]).sum().backward()
+    return scores, [tensor.grad.clone() for tensor in tensors]
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma"])
+@pytest.mark.parametrize("last", [1, 3])
+def test_kept_stems_give_the_scores_and_gradients_of_hooks_one_by_one(kind: str, last: int) -> None:
+    base, items = frozen_base(kind), as_items(draw_examples(LENGTHS))
+    with make("loreft", init="random", first=0, last=last).attach(base, TASK, seed=4) as tuned:
+        graft = tuned._graft
+        tensors = list(graft.parameters[0].tensors)
+        assert have_stems(base, items, graft)
+        expected = plain(eager(toy_model(kind).requires_grad_(False)), items, graft, tensors)
+        for room in (1e9, 0.0):  # kept, and made again every time
+            base.stems = Stems(room)
+            found = [by_stems(base, items, graft, tensors, budget) for budget in (4096, 4096, 1)]
+            for each in found:
+                assert_same(each, expected)
+            assert np.array_equal(found[0][0], found[1][0])
+            assert len(base.stems.known) == (len({item.tokens[:-last] for item in items}) if room else 0)
+    with make("loreft", first=1).attach(base, TASK, seed=4) as tuned:
+        assert not have_stems(base, items, tuned._graft), "the first rows are edited"
+
+
+def test_training_on_stems_is_training_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    import handful.engine.scoring as scoring
+    import handful.training as training
+
+    found = []
+    for has in (True, False):
+        if not has:
+            for module in (scoring, training):
+                monkeypatch.setattr(module, "have_stems", lambda base, items, graft: False)
+        base = toy_base("llama")
+        with make("loreft", first=0, last=2, learning_rate=1e-2).attach(base, TASK, seed=1) as tuned:
+            curve = tuned.fit(TRAIN[:12], TRAIN[12:], TRAINING, seed=2)
+            found.append((tuned.predict(TEST), [point["train_loss"] for point in curve.points]))
+            assert (base.stems is not None) == has
+    assert np.abs(found[0][0] - found[1][0]).max() < 1e-4
+    assert found[0][1] == pytest.approx(found[1][1], abs=1e-5)
 
 
 def test_the_identity_changes_nothing_and_trains_from_there() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -18,11 +19,12 @@ from torch import Tensor
 
 from handful import progress
 from handful.engine.base import Base
-from handful.engine.batching import batches
+from handful.engine.batching import Batch, batches
 from handful.engine.budget import saves_memory, watching, within_memory
 from handful.engine.graft import Graft, ParameterGroup
 from handful.engine.packing import Item
 from handful.engine.scoring import batch_scores, label_scores, normalise
+from handful.engine.stems import Part, have_stems, in_parts, stem_scores
 from handful.errors import RunError, SpecError
 from handful.evaluation import accuracy, log_loss
 from handful.examples import EncodedExample
@@ -285,17 +287,17 @@ def _step(
         torch.manual_seed(seed)
         _forget_gradients(graft)
         total = 0.0
-        for batch in batches(base, items, graft.num_virtual, base.token_budget, num_edited=graft.last_rows):
-            with watching(batch):
-                scores = batch_scores(base, batch, graft, len(items[0].answers), saves_memory(base, batch))
+        for part, scored in _passes(base, items, graft):
+            with watching(part):
+                scores = scored()
                 if gold_only:
                     loss = -scores.sum()
                 else:
-                    gold = labels[list(batch.items)]
+                    gold = labels[list(part.items)]
                     loss = torch.nn.functional.cross_entropy(scores + bias, gold, reduction="sum")
                 (loss / len(members)).backward()
             total += float(loss.detach())
-            progress.amount("train_tokens", batch.num_tokens)
+            progress.amount("train_tokens", part.num_tokens)
         return total / len(members)
 
     graft.train(True)
@@ -303,6 +305,24 @@ def _step(
         return within_memory(base, attempt, is_training=True)
     finally:
         graft.train(False)
+
+
+def _passes(
+    base: Base, items: Sequence[Item], graft: Graft
+) -> Iterator[tuple[Batch | Part, Callable[[], Tensor]]]:
+    """What goes through together, and what gives its scores [items of it, answers]."""
+    num_answers = len(items[0].answers)
+    if have_stems(base, items, graft):
+        for part in in_parts(items, base.token_budget):
+            inside = [items[index] for index in part.items]
+            yield part, partial(stem_scores, base, inside, graft, num_answers)
+        return
+    for batch in batches(base, items, graft.num_virtual, base.token_budget, num_edited=graft.last_rows):
+        yield batch, partial(_batch_scores, base, batch, graft, num_answers)
+
+
+def _batch_scores(base: Base, batch: Batch, graft: Graft, num_answers: int) -> Tensor:
+    return batch_scores(base, batch, graft, num_answers, saves_memory(base, batch))
 
 
 def _forget_gradients(graft: Graft) -> None:

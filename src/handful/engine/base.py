@@ -36,7 +36,8 @@ class Base:
     a power of two, chosen once per study; most_tokens: what it came down to when memory ran out; bytes_per_token:
     as measured; recomputes: tokens of the shortest text
     that did not fit alone (all three: engine/budget.py). bare_scores: label scores
-    of the base alone, by content of the prompts; prompt_rows: its hidden rows at their ends, alike.
+    of the base alone, by content of the prompts; prompt_rows: its hidden rows at their ends, alike; stems: keys and
+    values of what no adapter touches (engine/stems.py).
     """
 
     model: Any
@@ -51,6 +52,7 @@ class Base:
     recomputes: int | None = None
     bare_scores: dict[str, Any] = field(default_factory=dict)
     prompt_rows: dict[str, Any] = field(default_factory=dict)
+    stems: Any = None
     load_seconds: float = 0.0
 
     @property

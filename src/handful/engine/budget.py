@@ -25,6 +25,7 @@ from handful.engine.memory import (
     kept_bytes,
 )
 from handful.engine.packing import Item
+from handful.engine.stems import Part
 from handful.errors import RunError
 
 LARGEST_BUDGET = {"cpu": 8192, "cuda": 32768}
@@ -45,7 +46,7 @@ T = TypeVar("T")
 class OutOfMemory(Exception):
     """Memory ran out in one forward pass or its way back; batch: with what inside."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch | Part) -> None:
         super().__init__(f"{len(batch.items)} texts, {batch.num_tokens} tokens")
         self.num_items, self.num_tokens = len(batch.items), batch.num_tokens
         self.is_packed = batch.segments is not None
@@ -114,7 +115,7 @@ def _recompute_from(base: Base, num_tokens: int, why: str) -> None:
 
 
 @contextmanager
-def watching(batch: Batch) -> Iterator[None]:
+def watching(batch: Batch | Part) -> Iterator[None]:
     """Raises OutOfMemory where memory runs out inside."""
     try:
         yield

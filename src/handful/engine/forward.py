@@ -130,13 +130,21 @@ def packed_rows(
 
 
 def later_rows(
-    base: Base, token_ids: np.ndarray, positions: np.ndarray, plan: attention.Layout, graft: Graft, kept: Kept
+    base: Base,
+    token_ids: np.ndarray,
+    positions: np.ndarray,
+    plan: attention.Layout,
+    graft: Graft,
+    kept: Kept,
+    edited: Sequence[int] = (),
 ) -> Tensor:
-    """[rows, width]: the same at answer rows that run after the passes whose keys and values are `kept`, which get
-    theirs in turn. plan: what they see of all rows so far. No gradients.
+    """[rows, width]: the same at rows that run after the passes whose keys and values are `kept`, which get theirs in
+    turn. plan: what they see of all rows so far. edited: which of them are last rows of a prompt.
     """
     rows = torch.arange(len(token_ids), device=base.device)
     call = Call(int(base.facts["num_layers"]), rows, whole=plan, cut=plan, graft=graft, kept=kept)
+    if edited:
+        call.edits = call.edits_cut = rows[:0], rows[list(edited)]
     ids, places = (torch.from_numpy(numbers[None]).to(base.device) for numbers in (token_ids, positions))
     return _through_layers(base, call, places, {"use_cache": False, "attention_mask": None, "input_ids": ids})
 

@@ -25,7 +25,7 @@ from handful.executors import EXECUTORS, CellEnded, CellProgress, CellStarted, E
 from handful.results import Predictions, RunRecord, StudyFolder
 from handful.run import RunSettings
 from handful.spec import ExecutionSpec, RunSpec, StudySpec, read_study
-from handful.study import Outcome, default_settings, plan_study, run_study
+from handful.study import Outcome, default_settings, plan_study, run_plan, run_study
 from toys import make_toy_model
 
 LABELS = ("bad", "good", "so so")
@@ -106,6 +106,18 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
 
 def without_execution(folder: Path) -> dict[str, dict[str, Any]]:
     return {name: {**record, "execution": {}} for name, record in records(folder).items()}
+
+
+def test_finished_cells_of_another_folder_are_taken_over(tmp_path: Path, line: FakeLine) -> None:
+    small = write_study(tmp_path / "a")
+    run(small, tmp_path / "first")
+    assert len(line.ran) == 4
+    study = read_study(small)
+    outcome = run_plan(plan_study(study), study.execution, tmp_path / "second", reuse=[tmp_path / "first"])
+    assert len(line.ran) == 4 and outcome.finished == 4
+    assert records(tmp_path / "second") == records(tmp_path / "first")
+    with pytest.raises(StudyError, match="is no study folder"):
+        run_plan(plan_study(study), study.execution, tmp_path / "third", reuse=[tmp_path / "nowhere"])
 
 
 # -- the plan -----------------------------------------------------------------------------------------------

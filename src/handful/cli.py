@@ -141,6 +141,10 @@ def study_verb(
     model: ModelOption = None,
     output: OutputOption = None,
     no_texts: NoTextsOption = False,
+    reuse: Annotated[
+        list[Path] | None,
+        typer.Option("--reuse", metavar="FOLDER", help="Take finished cells from this study folder (repeatable)."),
+    ] = None,
 ) -> None:
     """Run what is missing of a study, show its table, write its report."""
     console = _console()
@@ -154,14 +158,14 @@ def study_verb(
         from handful.texts import from_sources
 
         study = read_study(file_or_preset, model)
-        command = _command("study", file_or_preset, model, output)
+        command = _command("study", file_or_preset, model, output, reuse or ())
         folder = StudyFolder(_output_folder(output, study.name))
         plan = plan_study(study, command)
         is_done = not pending_runs(plan, folder)
         seconds = _cell_seconds(study, plan, folder)
     try:
         with _shown(console, seconds) as show:
-            outcome = run_plan(plan, study.execution, folder.path, show)
+            outcome = run_plan(plan, study.execution, folder.path, show, reuse or ())
     except KeyboardInterrupt:
         console.print()
         if folder.path.is_dir():
@@ -522,9 +526,12 @@ def _output_folder(output: Path | None, name: str) -> Path:
     return output if output is not None else Path("studies") / name
 
 
-def _command(verb: str, file_or_preset: str, model: str | None, output: Path | None) -> str:
+def _command(
+    verb: str, file_or_preset: str, model: str | None, output: Path | None, reuse: Sequence[Path] = ()
+) -> str:
     """What was typed, as a shell takes it."""
     words = ["handful", verb, file_or_preset]
     words += [] if model is None else ["--model", model]
     words += [] if output is None else ["--output", str(output)]
+    words += [word for folder in reuse for word in ("--reuse", str(folder))]
     return shlex.join(words)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -195,6 +196,16 @@ class StudyFolder:
             [column.to_numpy() for name, column in zip(table.column_names, table.columns, strict=True)
              if name.startswith("log_probability/")], axis=1)
         return Predictions(tuple(table["id"].to_pylist()), table["label"].to_numpy(), scores)
+
+    def take_over(self, other: StudyFolder, spec_id: str) -> bool:
+        """Copies a finished record and its predictions from another folder; whether there was one. Adapters stay."""
+        record = other.record(spec_id)
+        if record is None or record.status != "finished":
+            return False
+        for name in (f"{spec_id}.parquet", f"{spec_id}.json"):  # the record last
+            source = other.path / "records" / name
+            self._replace(self.path / "records" / name, lambda path, source=source: shutil.copyfile(source, path))
+        return True
 
     def adapter_folder(self, spec_id: str) -> Path:
         """Where a cell saves what it learned."""

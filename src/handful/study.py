@@ -220,8 +220,16 @@ def run_study(study: StudySpec, output: Path, command: str = "", on_event: OnEve
     return run_plan(plan_study(study, command), study.execution, output, on_event)
 
 
-def run_plan(plan: Plan, execution: ExecutionSpec, output: Path, on_event: OnEvent | None = None) -> Outcome:
+def run_plan(
+    plan: Plan,
+    execution: ExecutionSpec,
+    output: Path,
+    on_event: OnEvent | None = None,
+    reuse: Sequence[Path] = (),
+) -> Outcome:
     """Runs every planned run that has no finished record in the folder `output`, failed ones included.
+
+    reuse: study folders whose finished records of the same runs are copied first.
 
     Raises StudyError when the folder cannot be used or is in use, SpecError for a device that is not there.
     It can be killed at any moment: what has finished stays, and the next call goes on from there.
@@ -229,11 +237,16 @@ def run_plan(plan: Plan, execution: ExecutionSpec, output: Path, on_event: OnEve
     default_settings(execution, {})
     folder = StudyFolder(output)
     folder.plan_if_any()  # raises on a format not read here, which is left alone
+    others = [StudyFolder(path) for path in reuse]
+    for other in others:
+        other.plan()  # raises where there is no study
     fitting = _load_bases(pending_runs(plan, folder), default_settings(execution, folder.execution()).device)
     folder.create()
     with folder.locked():
         stored = folder.execution()
         settings = default_settings(execution, stored, fitting)
+        for spec in pending_runs(plan, folder):
+            any(folder.take_over(other, spec.spec_id) for other in others)
         pending = pending_runs(plan, folder)
         finished = len(plan.distinct) - len(pending)
         folder.write_execution(_kept_settings(settings, stored, finished))

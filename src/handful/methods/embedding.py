@@ -11,7 +11,7 @@ from handful.engine.base import Base
 from handful.engine.pooling import text_rows
 from handful.errors import SpecError
 from handful.examples import Task
-from handful.methods.encoded import encoder_cell
+from handful.methods.encoded import encoder_cell, shown_name
 from handful.methods.featured import CROSS_VALIDATED, FeatureTuned, Penalty, Standardised, check_penalty
 from handful.methods.method import ENCODER, Given, needs_labels
 
@@ -36,7 +36,9 @@ class Embedding:
 
     def resolve(self, cell: Mapping[str, Any]) -> Mapping[str, Any]:
         """Reads the text alone, through an encoder, and has no updates."""
-        knobs = {"name": self.name, "inverse_penalty": self.inverse_penalty}
+        knobs: dict[str, Any] = {"name": self.name, "inverse_penalty": self.inverse_penalty}
+        if self.checkpoint is not None:
+            knobs["checkpoint"] = shown_name(self.checkpoint)
         return {**encoder_cell(cell, self.checkpoint), "method": knobs, "training": None}
 
     def check(self, given: Given) -> None:

@@ -19,7 +19,7 @@ from handful.engine.graft import ParameterGroup
 from handful.engine.pooling import by_length, closed, pooled_rows, text_rows
 from handful.errors import SpecError
 from handful.examples import EncodedExample, Task
-from handful.methods.encoded import encoder_cell
+from handful.methods.encoded import encoder_cell, shown_name
 from handful.methods.grafted import restore, state_of
 from handful.methods.method import ENCODER, Given, needs_labels
 from handful.training import Curve, Recipe, TrainingSpec, optimise
@@ -64,6 +64,8 @@ class Encoder:
         training["loss"] = "labels"  # it has no answers
         rate = training.pop("learning_rate")
         knobs = {"name": self.name, "trains": self.trains, "dropout": float(self.dropout), "learning_rate": rate}
+        if self.checkpoint is not None:
+            knobs["checkpoint"] = shown_name(self.checkpoint)
         return {**encoder_cell(cell, self.checkpoint), "method": knobs, "training": training}
 
     def check(self, given: Given) -> None:

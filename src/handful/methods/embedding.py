@@ -13,11 +13,11 @@ from handful.errors import SpecError
 from handful.examples import Task
 from handful.methods.encoded import encoder_cell, shown_name
 from handful.methods.featured import CROSS_VALIDATED, FeatureTuned, Penalty, Standardised, check_penalty
-from handful.methods.method import ENCODER, Given, needs_labels
+from handful.methods.method import ENCODER, Defaults, Given, needs_labels
 
 
 @dataclass(frozen=True)
-class Embedding:
+class Embedding(Defaults):
     """The pooled row of a frozen encoder, standardised, as features.
 
     checkpoint: a folder or a hub name; left out, the study's model where that is an encoder, else the family's default.
@@ -48,14 +48,6 @@ class Embedding:
     def sees(self) -> tuple[str, ...]:
         """What it may look at beside the labelled texts."""
         return (ENCODER,)
-
-    def passes(self) -> float:
-        """Forward passes' worth of work per training token beside the one for the features."""
-        return 0.0
-
-    def extra_tokens(self) -> int:
-        """Virtual tokens before a prompt."""
-        return 0
 
     def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> FeatureTuned:
         """Leaves the encoder alone."""

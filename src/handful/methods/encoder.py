@@ -21,7 +21,7 @@ from handful.errors import SpecError
 from handful.examples import EncodedExample, Task
 from handful.methods.encoded import encoder_cell, shown_name
 from handful.methods.grafted import restore, state_of
-from handful.methods.method import ENCODER, Given, needs_labels
+from handful.methods.method import ENCODER, Defaults, Given, needs_labels
 from handful.training import Curve, Recipe, TrainingSpec, optimise
 
 FULL = Recipe(learning_rate=5e-5, loss="labels", epochs=((200, 10), (1000, 6), (float("inf"), 3)))
@@ -35,7 +35,7 @@ HEAD_SPREAD = 0.02
 
 
 @dataclass(frozen=True)
-class Encoder:
+class Encoder(Defaults):
     """A linear head on the pooled row, trained with the encoder or on it as it is.
 
     checkpoint: a folder or a hub name; left out, the study's model where that is an encoder, else the family's default.
@@ -81,10 +81,6 @@ class Encoder:
         forward pass over each text, whatever the epochs.
         """
         return 3.0 if self.trains == "full" else 1.0
-
-    def extra_tokens(self) -> int:
-        """Virtual tokens before a prompt."""
-        return 0
 
     def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> EncoderTuned:
         """Trains the encoder itself; a copy of its weights restores it."""

@@ -14,15 +14,14 @@ from handful.engine.base import Base
 from handful.engine.graft import Graft, ParameterGroup
 from handful.errors import SpecError
 from handful.examples import Task
-from handful.methods.grafted import GraftTuned, Start, check_start, start_prior
-from handful.methods.method import LANGUAGE_MODEL, UNLABELLED, Given, needs_answers, needs_labels
+from handful.methods.grafted import Grafted, GraftTuned, Start, check_start, start_prior
 from handful.training import Recipe
 
 RECIPE = Recipe(learning_rate=5e-5, loss="labels", epochs=((200, 5), (1000, 4), (float("inf"), 2)))
 
 
 @dataclass(frozen=True)
-class Full:
+class Full(Grafted):
     """All weights, no adapter."""
 
     name: ClassVar[str] = "full"
@@ -41,22 +40,9 @@ class Full:
         return {**cell, "method": {"name": self.name, "start": self.start,
                                    "learning_rate": training.pop("learning_rate")}, "training": training}  # fmt: skip
 
-    def check(self, given: Given) -> None:
-        """Raises SpecError without labels, base or answers."""
-        needs_labels(self.name, given)
-        needs_answers(self.name, given)
-
-    def sees(self) -> tuple[str, ...]:
-        """What it may look at beside the labelled texts."""
-        return (LANGUAGE_MODEL, UNLABELLED) if self.start == "calibrated" else (LANGUAGE_MODEL,)
-
     def passes(self) -> float:
         """Forward passes' worth of work per training token: forward, activations, weights."""
         return 3.0
-
-    def extra_tokens(self) -> int:
-        """Virtual tokens before a prompt."""
-        return 0
 
     def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> GraftTuned:
         """Trains the base itself; a copy of its weights restores it."""

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch import nn
@@ -22,6 +22,7 @@ from handful.engine.pruning import Pruning
 from handful.engine.scoring import bare_label_scores, label_scores, normalise
 from handful.errors import RunError, SpecError
 from handful.examples import EncodedExample, Task
+from handful.methods.method import LANGUAGE_MODEL, UNLABELLED, Defaults, Given, needs_answers, needs_labels
 from handful.training import Curve, TrainingSpec, fit_graft
 
 FORMAT = 1
@@ -142,6 +143,26 @@ PRIOR_TEXTS = 256
 """Unlabelled texts that a calibrated start looks at."""
 
 Start = Literal["calibrated", "raw"]
+
+
+class Grafted(Defaults):
+    """What the methods answer that train a graft."""
+
+    name: ClassVar[str]
+    start: Start
+
+    def check(self, given: Given) -> None:
+        """Raises SpecError without labels, base or answers."""
+        needs_labels(self.name, given)
+        needs_answers(self.name, given)
+
+    def sees(self) -> tuple[str, ...]:
+        """A calibrated start looks at unlabelled texts."""
+        return (LANGUAGE_MODEL, UNLABELLED) if self.start == "calibrated" else (LANGUAGE_MODEL,)
+
+    def passes(self) -> float:
+        """One forward, one backward to the activations."""
+        return 2.0
 
 
 def check_start(start: Start, training: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from handful.engine.scoring import label_scores, normalise
 from handful.errors import RunError, SpecError
 from handful.examples import EncodedExample, Task
 from handful.methods.grafted import PRIOR_TEXTS
-from handful.methods.method import LANGUAGE_MODEL, UNLABELLED, Given, needs_answers, needs_labels
+from handful.methods.method import LANGUAGE_MODEL, UNLABELLED, Defaults, Given, needs_answers, needs_labels
 from handful.training import Curve, TrainingSpec
 
 FORMAT = 1
@@ -30,7 +30,7 @@ Calibration = Literal["none", "contextual", "batch"]
 
 
 @dataclass(frozen=True)
-class InContext:
+class InContext(Defaults):
     """Demonstrations in the prompt, nothing trained.
 
     demonstrations: at most so many, fewer where they do not fit into the context. choice: "random" draws them once,
@@ -80,14 +80,6 @@ class InContext:
     def sees(self) -> tuple[str, ...]:
         """What it may look at beside the labelled texts."""
         return (LANGUAGE_MODEL, UNLABELLED) if self.calibration == "batch" else (LANGUAGE_MODEL,)
-
-    def passes(self) -> float:
-        """Nothing is trained."""
-        return 0.0
-
-    def extra_tokens(self) -> int:
-        """None that depend on the method alone: what stands before a prompt depends on the texts."""
-        return 0
 
     def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> ContextTuned:
         """Leaves the base alone."""

@@ -12,11 +12,11 @@ from handful.engine.scoring import prompt_rows
 from handful.errors import SpecError
 from handful.examples import Task
 from handful.methods.featured import CROSS_VALIDATED, FeatureTuned, Penalty, Standardised, check_penalty
-from handful.methods.method import LANGUAGE_MODEL, Given, needs_labels
+from handful.methods.method import LANGUAGE_MODEL, Defaults, Given, needs_labels
 
 
 @dataclass(frozen=True)
-class LinearProbe:
+class LinearProbe(Defaults):
     """The last hidden row of each prompt, standardised, as features. The base is neither trained nor asked for words.
 
     inverse_penalty: C of the logistic regression, or "cross_validated".
@@ -48,14 +48,6 @@ class LinearProbe:
     def sees(self) -> tuple[str, ...]:
         """What it may look at beside the labelled texts."""
         return (LANGUAGE_MODEL,)
-
-    def passes(self) -> float:
-        """Forward passes' worth of work per training token beside the one for the features."""
-        return 0.0
-
-    def extra_tokens(self) -> int:
-        """Virtual tokens before a prompt."""
-        return 0
 
     def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> FeatureTuned:
         """Leaves the base alone."""

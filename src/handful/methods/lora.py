@@ -15,15 +15,14 @@ from handful.engine.graft import Added, Graft, ParameterGroup
 from handful.engine.kernels import LowRank
 from handful.errors import RunError, SpecError
 from handful.examples import Task
-from handful.methods.grafted import GraftTuned, Start, check_start, start_prior, without_path
-from handful.methods.method import LANGUAGE_MODEL, UNLABELLED, Given, needs_answers, needs_labels
+from handful.methods.grafted import Grafted, GraftTuned, Start, check_start, start_prior, without_path
 from handful.training import Recipe
 
 RECIPE = Recipe(learning_rate=1e-3, loss="labels", epochs=((200, 5), (1000, 4), (float("inf"), 2)))
 
 
 @dataclass(frozen=True)
-class LoRA:
+class LoRA(Grafted):
     """Low-rank updates of the attention's matrices.
 
     targets: names of linear modules; "auto" is the query and value projections, or what peft names for the
@@ -65,23 +64,6 @@ class LoRA:
             "learning_rate": rate,
         }  # fmt: skip
         return {**cell, "method": knobs, "training": training}
-
-    def check(self, given: Given) -> None:
-        """Raises SpecError without labels, base or answers."""
-        needs_labels(self.name, given)
-        needs_answers(self.name, given)
-
-    def sees(self) -> tuple[str, ...]:
-        """What it may look at beside the labelled texts."""
-        return (LANGUAGE_MODEL, UNLABELLED) if self.start == "calibrated" else (LANGUAGE_MODEL,)
-
-    def passes(self) -> float:
-        """Forward passes' worth of work per training token: one forward, one backward to the activations."""
-        return 2.0
-
-    def extra_tokens(self) -> int:
-        """Virtual tokens before a prompt."""
-        return 0
 
     def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> GraftTuned:
         """Adapters on the target modules; undone, the base is bit-identical."""

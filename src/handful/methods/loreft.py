@@ -18,8 +18,7 @@ from handful.engine.base import Base
 from handful.engine.graft import Graft, ParameterGroup
 from handful.errors import RunError, SpecError
 from handful.examples import Task
-from handful.methods.grafted import GraftTuned, Start, check_start, start_prior
-from handful.methods.method import LANGUAGE_MODEL, UNLABELLED, Given, needs_answers, needs_labels
+from handful.methods.grafted import Grafted, GraftTuned, Start, check_start, start_prior
 from handful.training import Recipe
 
 RECIPE = Recipe(learning_rate=2e-3, loss="labels", epochs=((200, 5), (1000, 4), (float("inf"), 2)))
@@ -29,7 +28,7 @@ WEIGHTS_FILE, SHAPE_FILE = "loreft.safetensors", "loreft.json"
 
 
 @dataclass(frozen=True)
-class LoReFT:
+class LoReFT(Grafted):
     """Trained edits of hidden rows, the base frozen.
 
     layers: "all", or numbers from 0. first, last: how many rows at the beginning and at the end of each prompt are
@@ -81,23 +80,6 @@ class LoReFT:
             "init": self.init, "start": self.start, "learning_rate": training.pop("learning_rate"),
         }  # fmt: skip
         return {**cell, "method": knobs, "training": training}
-
-    def check(self, given: Given) -> None:
-        """Raises SpecError without labels, base or answers."""
-        needs_labels(self.name, given)
-        needs_answers(self.name, given)
-
-    def sees(self) -> tuple[str, ...]:
-        """What it may look at beside the labelled texts."""
-        return (LANGUAGE_MODEL, UNLABELLED) if self.start == "calibrated" else (LANGUAGE_MODEL,)
-
-    def passes(self) -> float:
-        """Forward passes' worth of work per training token: one forward, one backward to the activations."""
-        return 2.0
-
-    def extra_tokens(self) -> int:
-        """Virtual tokens before a prompt."""
-        return 0
 
     def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> GraftTuned:
         """Edits beside the base; the base itself is not touched. Raises RunError for layers that it lacks, and for a

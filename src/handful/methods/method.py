@@ -88,6 +88,22 @@ def needs_answers(name: str, given: Given) -> None:
         )
 
 
+class Defaults:
+    """What most methods answer, for them to inherit."""
+
+    def sees(self) -> tuple[str, ...]:
+        """Nothing beside the labelled texts."""
+        return ()
+
+    def passes(self) -> float:
+        """No updates."""
+        return 0.0
+
+    def extra_tokens(self) -> int:
+        """None."""
+        return 0
+
+
 class Method(Protocol):
     """A frozen dataclass; its fields are its knobs in a study file."""
 

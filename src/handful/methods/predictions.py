@@ -16,7 +16,7 @@ from handful.engine.base import Base
 from handful.errors import DataError, RunError, SpecError, nearest
 from handful.examples import EncodedExample, Task
 from handful.identity import file_hash
-from handful.methods.method import Given
+from handful.methods.method import Defaults, Given
 from handful.tables import Table, read_table
 from handful.training import Curve, TrainingSpec
 
@@ -31,7 +31,7 @@ SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Predictions:
+class Predictions(Defaults):
     """A table (.csv, .tsv, .jsonl, .parquet) with a row for each test text.
 
     title: what the report calls it; left out, the file's name. id: the column with the texts' ids; where there is no
@@ -84,14 +84,6 @@ class Predictions:
     def sees(self) -> tuple[str, ...]:
         """What it may look at beside the labelled texts."""
         return ("what its maker saw",)
-
-    def passes(self) -> float:
-        """Nothing is trained."""
-        return 0.0
-
-    def extra_tokens(self) -> int:
-        """Virtual tokens before a prompt."""
-        return 0
 
     def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> TableTuned:
         """Leaves the base alone. Raises RunError when the table is another one than when the study was planned."""

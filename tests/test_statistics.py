@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -16,10 +18,12 @@ from handful.statistics import (
     confusion_matrix,
     crossed_interval,
     expected_calibration_error,
+    holm,
     log_loss,
     macro_f1,
     mcnemar_exact,
     paired_crossed_interval,
+    paired_crossed_p_value,
     wilson_interval,
 )
 
@@ -311,3 +315,39 @@ def test_f1_and_confusion_reject() -> None:
             confusion_matrix(predicted, labels, 2)
         with pytest.raises(ValueError):
             macro_f1(predicted, labels, 2)
+
+
+# -- claims -------------------------------------------------------------------------------------------------
+
+
+def test_holm_is_the_closed_test_of_bonferroni() -> None:
+    """Adjusted p of a test: the largest Bonferroni p of all sets that hold it."""
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 5):
+        values = rng.uniform(0, 0.3, size).round(2)  # with ties
+        expected = [
+            max(
+                min(1.0, len(chosen) * min(values[list(chosen)]))
+                for count in range(1, size + 1) for chosen in itertools.combinations(range(size), count)
+                if index in chosen
+            )
+            for index in range(size)
+        ]  # fmt: skip
+        assert holm(values) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="lie in"):
+        holm([0.1, 1.2])
+
+
+def test_the_crossed_p_value_and_its_interval_are_one_test() -> None:
+    rng = np.random.default_rng(1)
+    a = (rng.random((4, 60)) < 0.7).astype(float)
+    b = (rng.random((4, 60)) < 0.6).astype(float)
+    for other in (b, b[:1]):
+        p_value = paired_crossed_p_value(a, other)
+        edge = paired_crossed_interval(a, other, 1 - p_value)
+        assert min(abs(edge.low), abs(edge.high)) < 1e-9
+    scores = rng.normal(0.1, 1.0, (1, 40))
+    assert paired_crossed_p_value(scores, np.zeros_like(scores)) == pytest.approx(
+        stats.ttest_1samp(scores[0], 0.0).pvalue
+    )
+    assert paired_crossed_p_value(a, a) == 1.0

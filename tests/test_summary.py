@@ -15,7 +15,7 @@ from scipy import stats
 from handful.errors import StudyError
 from handful.identity import spec_id
 from handful.results import Predictions, RunRecord, StudyFolder
-from handful.statistics import crossed_interval, paired_crossed_interval
+from handful.statistics import crossed_interval, holm, paired_crossed_interval
 from handful.summary import Cell, Row, Summary, summarise
 
 LORA = {"name": "lora", "rank": 8}
@@ -31,6 +31,7 @@ class Study:
         self.folder.create()
         self.name = name
         self.cells: list[dict[str, Any]] = []
+        self.claims: list[list[str]] = []
 
     def plan(
         self, method: Mapping[str, Any], num_labels: int, seed: int, **sections: Mapping[str, Any]
@@ -51,7 +52,8 @@ class Study:
         }
         self.cells.append(cell)
         self.folder.write_plan(
-            {"name": self.name, "command": "handful study toy", "notes": ["a toy"], "cells": self.cells})
+            {"name": self.name, "command": "handful study toy", "notes": ["a toy"], "cells": self.cells,
+             "claims": self.claims})
         return cell
 
     def finish(
@@ -421,3 +423,40 @@ def test_summary_and_report_load_neither_torch_nor_matplotlib() -> None:
         "assert not {'torch', 'transformers', 'matplotlib', 'handful.spec'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", check], check=True, env={"PYTHONPATH": str(source)}, timeout=60)
+
+
+# -- claims -------------------------------------------------------------------------------------------------
+
+
+def test_claims_are_tested_at_every_number_of_labels_and_adjusted_together(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    study.claims = [["lora", "tfidf"], ["tfidf", "zero_shot"], ["lora", "full"]]
+    study.finish(ZERO_SHOT, 50, 0, draws(0.60, seed=9))
+    for seed in (0, 1, 2):
+        for num_labels in (50, 150):
+            study.finish(TFIDF, num_labels, seed, draws(0.60, seed=seed))
+            study.finish(LORA, num_labels, seed, draws(0.60 if num_labels == 50 else 0.85, seed=10 + seed))
+    summary = study.summary
+    found = [(claim.first, claim.second, claim.num_labels) for claim in summary.claims]
+    assert found == [
+        ("lora", "tfidf", 50), ("lora", "tfidf", 150), ("tfidf", "zero_shot", 50), ("tfidf", "zero_shot", 150)
+    ]  # fmt: skip
+    raw = [claim.p_value for claim in summary.claims]
+    assert [claim.adjusted for claim in summary.claims] == pytest.approx(holm(raw).tolist())
+    lora_150 = summary.claims[1]
+    a, b = ([draws(accuracy, seed=first + seed) for seed in range(3)] for accuracy, first in ((0.85, 10), (0.60, 0)))
+    assert lora_150.difference.interval == paired_crossed_interval(a, b)
+    assert lora_150.is_settled and not summary.claims[0].is_settled
+    assert any("lora against full was not tested" in note for note in summary.notes)
+
+
+def test_a_claim_on_a_method_of_several_rows_names_one_by_its_label(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    study.claims = [["lora", "tfidf"], ["lora rank=16", "tfidf"]]
+    study.finish(TFIDF, 50, 0, draws(0.6))
+    for rank in (8, 16):
+        study.finish({"name": "lora", "rank": rank}, 50, 0, draws(0.9, seed=rank))
+    summary = study.summary
+    (claim,) = summary.claims
+    assert (claim.first, claim.p_value) == ("lora rank=16", claim.difference.p_value)
+    assert any("lora has several rows" in note for note in summary.notes)

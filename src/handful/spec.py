@@ -102,12 +102,15 @@ class ExecutionSpec:
 
 @dataclass(frozen=True)
 class StudySpec:
-    """A study as asked: its name, its cells in the order of the file, where it runs, and its notes."""
+    """A study as asked: its name, its cells in the order of the file, where it runs, its notes, and the pairs of
+    methods (or labels of rows) that it claims to compare.
+    """
 
     name: str
     cells: tuple[Mapping[str, Any], ...]
     execution: ExecutionSpec = field(default_factory=ExecutionSpec)
     notes: tuple[str, ...] = ()
+    claims: tuple[tuple[str, str], ...] = ()
 
 
 # -- reading a study file ------------------------------------------------------------------------------
@@ -159,7 +162,7 @@ def _study_text(file_or_preset: str) -> tuple[str, str]:
 
 
 def _study_from(plain: Mapping[str, Any], model: str | None, problems: list[str]) -> StudySpec | None:
-    known = {"name", "notes", "fixed", "grid", "execution"}
+    known = {"name", "notes", "claims", "fixed", "grid", "execution"}
     for key in plain.keys() - known:
         problems.append(f"unknown key {key!r}.{nearest(key, known)} A study file has {', '.join(sorted(known))}")
     name = plain.get("name")
@@ -191,8 +194,30 @@ def _study_from(plain: Mapping[str, Any], model: str | None, problems: list[str]
     cells = [cell for grid in grids for cell in _cells(fixed, grid, model)]
     for cell in cells:
         check_cell(cell, problems)
+    claims = _claims(plain.get("claims", []), cells, problems)
     assert execution is not None or problems
-    return StudySpec(name, tuple(cells), execution or ExecutionSpec(), tuple(notes))
+    return StudySpec(name, tuple(cells), execution or ExecutionSpec(), tuple(notes), claims)
+
+
+def _claims(given: Any, cells: Sequence[Mapping[str, Any]], problems: list[str]) -> tuple[tuple[str, str], ...]:
+    """Pairs of names that begin with a method of the study, as rows of the table do."""
+    example = 'such as claims = [["lora", "tfidf"]]'
+    if not isinstance(given, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(name, str) for name in pair) for pair in given
+    ):
+        problems.append(f"claims must be a list of pairs of methods, {example}; got {given!r}")
+        return ()
+    methods = list(dict.fromkeys(str(cell["method"].get("name")) for cell in cells if isinstance(cell["method"], dict)))
+    for pair in given:
+        for name in pair:
+            if name.split(" ")[0] not in methods:
+                problems.append(
+                    f"claims name {name!r}, which is no method of this study.{nearest(name, methods)} "
+                    f"It has: {', '.join(methods)}"
+                )
+        if pair[0] == pair[1]:
+            problems.append(f"claims compare {pair[0]!r} with itself")
+    return tuple((first, second) for first, second in given)
 
 
 def _check_axes(place: str, fixed: Mapping[str, Any], grid: Mapping[str, Any], problems: list[str]) -> None:

@@ -121,6 +121,40 @@ def paired_crossed_interval(correct_a: ArrayLike, correct_b: ArrayLike, confiden
     return _crossed_t_interval(a - b, confidence)
 
 
+def paired_crossed_p_value(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
+    """Two-sided p-value of no mean difference, the test whose interval paired_crossed_interval gives; arguments alike.
+
+    1.0 when all differences are 0, 0.0 when they are all alike and not 0.
+    """
+    a, b = _as_scores(correct_a, "correct_a"), _as_scores(correct_b, "correct_b")
+    if b.shape not in (a.shape, (1, a.shape[1])):
+        raise ValueError(f"correct_b must be of shape {a.shape} or {(1, a.shape[1])}, got {b.shape}")
+    differences = a - b
+    mean, (variance, dof) = float(differences.mean()), _grand_mean_variance(differences)
+    if variance == 0.0:
+        return 1.0 if mean == 0.0 else 0.0
+    from scipy.special import stdtr
+
+    return float(2.0 * stdtr(dof, -abs(mean) / sqrt(variance)))
+
+
+def holm(p_values: ArrayLike) -> NDArray[np.float64]:
+    """[tests] p-values adjusted so that calling those below a level significant errs in any of them no more often.
+
+    Raises ValueError unless they are one-dimensional and lie in [0, 1].
+
+    Source: Holm (1979), Scand. J. Statist. 6:65-70.
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    if values.ndim != 1 or not bool(np.all((values >= 0.0) & (values <= 1.0))):
+        raise ValueError("p_values must be one-dimensional and lie in [0, 1]")
+    order = np.argsort(values, kind="stable")
+    steps = values[order] * np.arange(len(values), 0, -1)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
+
+
 def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, num_bins: int = 15) -> float:
     """Expected calibration error of the top label, in [0, 1].
 

@@ -52,6 +52,7 @@ class Plan:
     cells: tuple[PlannedCell, ...]
     notes: tuple[str, ...] = ()
     command: str = ""
+    claims: tuple[tuple[str, str], ...] = ()
 
     @property
     def distinct(self) -> tuple[RunSpec, ...]:
@@ -64,7 +65,8 @@ class Plan:
             {"spec_id": cell.spec.spec_id, "spec": cell.spec.as_dict(), "asked": dict(cell.asked)}
             for cell in self.cells
         ]
-        return {"name": self.name, "command": self.command, "notes": list(self.notes), "cells": cells}
+        plain = {"name": self.name, "command": self.command, "notes": list(self.notes), "cells": cells}
+        return plain | {"claims": [list(pair) for pair in self.claims]} if self.claims else plain
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def plan_study(study: StudySpec, command: str = "") -> Plan:
             unusable.add(sections["model"])
         except HandfulError as error:
             problems.extend(error.problems if isinstance(error, SpecError) else [str(error)])
-    plan = Plan(study.name, tuple(cells), study.notes, command)
+    plan = Plan(study.name, tuple(cells), study.notes, command, study.claims)
     problems.extend(_problems_of_draws(plan))
     problems.extend(_problems_of_prompts(plan))
     if problems:

@@ -8,21 +8,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from handful.report.wording import bounds, group_titles, listed, percent, plural, points
-from handful.summary import Cell, Row, Spread, Summary
+from handful.statistics import Interval
+from handful.summary import Cell, Claim, Row, Spread, Summary
 
 NAMED = 3
 """Rows that a sentence names at most before it counts them."""
 
 
 def findings(summary: Summary) -> list[str]:
-    """What the numbers allow to say, most useful first; never empty."""
-    sentences = []
+    """What the numbers allow to say, claims first, then the most useful; never empty."""
+    sentences = [claim_sentence(claim) for claim in summary.claims]
     for title, rows in zip(group_titles(summary), summary.groups, strict=True):
         found = _group_findings(rows, summary)
         if found and title:
             found[0] = f"On {title}: {found[0]}"
         sentences.extend(found)
     return sentences + _unfinished(summary)
+
+
+def claim_sentence(claim: Claim) -> str:
+    """Such as "lora beats tfidf by 6.1 points [4.0, 8.2] with 150 labels, same 2,000 texts, 5 seeds."."""
+    interval = claim.difference.interval
+    assert interval is not None
+    seeds = plural(claim.difference.num_seeds, "seed")
+    told = f"with {plural(claim.num_labels, 'label')}, same {claim.difference.num_texts:,} texts, {seeds}"
+    if not claim.is_settled:
+        return f"These texts can't tell {claim.first} from {claim.second} {told}: {points(interval)} points."
+    first, second = claim.first, claim.second
+    if interval.estimate < 0:
+        first, second, interval = second, first, Interval(-interval.estimate, -interval.high, -interval.low)
+    return f"{first} beats {second} by {percent(interval.estimate)} points {bounds(interval)} {told}."
 
 
 def _group_findings(rows: Sequence[Row], summary: Summary) -> list[str]:

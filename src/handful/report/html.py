@@ -20,6 +20,7 @@ from handful.report.findings import findings
 from handful.report.provenance import protocol_lines, provenance_lines
 from handful.report.tables import (
     Table,
+    claims_table,
     cost_table,
     differences_table,
     diverged_lines,
@@ -179,6 +180,7 @@ def _mistake(mistake: Mistake, part: Mistakes, excerpts: Excerpts) -> dict[str, 
 
 def _folded_tables(summary: Summary) -> list[dict[str, Any]]:
     tables = (
+        ("Claims", "What the study declared before it ran; Holm's p counts all of them.", claims_table(summary)),
         ("All numbers", "", numbers_table(summary)),
         ("Paired differences", "Row minus the one it is set against, paired by seed and by test text.",
          differences_table(summary)),

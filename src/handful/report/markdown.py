@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from handful.report.findings import findings
 from handful.report.provenance import protocol_lines, provenance_lines
 from handful.report.tables import (
+    claims_table,
     cost_table,
     differences_table,
     facts_table,
@@ -65,6 +66,7 @@ def render(summary: Summary) -> str:
     if shared:
         blocks += ["## Duplicates and cut texts", _pairs(shared)]
     for title, (columns, body) in (
+        ("Claims", claims_table(summary)),
         ("Over prompts", spreads_table(summary)),
         *((pivot_title(pivot), pivot_table(pivot, summary.columns)) for pivot in summary.pivots),
         ("Costs", cost_table(summary)),

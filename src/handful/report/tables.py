@@ -190,6 +190,25 @@ def numbers_table(summary: Summary) -> Table:
     return head, table
 
 
+def claims_table(summary: Summary) -> Table:
+    """(head, rows): every comparison that the study declared, with its p-value before and after Holm."""
+    head = ["claim", "N", "difference, points", "p", "p (Holm)", "seeds", "test texts", "verdict"]
+    table = []
+    for claim in summary.claims:
+        difference = claim.difference
+        table.append([
+            f"{claim.first} against {claim.second}",
+            count(claim.num_labels),
+            points(difference.interval) if difference.interval else ABSENT,
+            p_value(claim.p_value),
+            p_value(claim.adjusted),
+            count(difference.num_seeds),
+            count(difference.num_texts),
+            "differs" if claim.is_settled else "can't tell",
+        ])
+    return head, table
+
+
 def differences_table(summary: Summary) -> Table:
     """(head, rows): every paired difference that was computed, in percentage points."""
     head = ["method", "N", "against", "difference, points", "p (McNemar)", "seeds", "test texts", "verdict"]

@@ -317,6 +317,11 @@ def footnotes(summary: Summary) -> list[str]:
             "of the paired difference includes 0; one run on either side: exact McNemar p of 0.05 or "
             "more). Not corrected for the number of comparisons."
         )
+    if summary.claims:
+        notes.append(
+            f"{plural(len(summary.claims), 'declared comparison')} (claims), adjusted for their number after Holm; "
+            "every other comparison here is exploratory."
+        )
     if any(kept_words(cell) for cell in cells):
         notes.append("epoch, update: what was kept of training, seed by seed where it differs.")
     if summary.spreads:

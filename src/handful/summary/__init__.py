@@ -13,16 +13,18 @@ from typing import Any
 
 from handful.results import StudyFolder
 from handful.summary.axes import Pivot, Spread, SpreadCell, pivots_of, spreads_of
+from handful.summary.claims import claims_of
 from handful.summary.comparison import compare
 from handful.summary.mistakes import Mistake, Mistakes, mistakes_of
 from handful.summary.outcomes import Outcome, read_outcome
-from handful.summary.parts import Cell, CurvePoint, Difference, Protocol, Provenance, Row, Run, Unfinished
+from handful.summary.parts import Cell, Claim, CurvePoint, Difference, Protocol, Provenance, Row, Run, Unfinished
 from handful.summary.plain import agreed
 from handful.summary.protocol import protocol_of, provenance_of, unfinished_runs
 from handful.summary.rows import make_rows
 
 __all__ = [
     "Cell",
+    "Claim",
     "CurvePoint",
     "Difference",
     "Mistake",
@@ -46,8 +48,8 @@ class Summary:
 
     columns: the asked numbers of labels, sorted. label_names: empty when the rows do not agree on them or
     nothing finished. failures, missing: every run that has no numbers. pivots: methods of which a knob takes several
-    values. spreads: methods asked under several prompts. mistakes: the texts that runs get wrong. notes: what a
-    reader must know about how these numbers were computed.
+    values. spreads: methods asked under several prompts. mistakes: the texts that runs get wrong. claims: the
+    comparisons that the study declared. notes: what a reader must know about how these numbers were computed.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Summary:
     pivots: tuple[Pivot, ...] = ()
     spreads: tuple[Spread, ...] = ()
     mistakes: tuple[Mistakes, ...] = ()
+    claims: tuple[Claim, ...] = ()
 
     @property
     def has_results(self) -> bool:
@@ -96,6 +99,7 @@ def summarise(folder: StudyFolder) -> Summary:
             outcomes[cell["spec_id"]] = read_outcome(folder, cell["spec_id"])
     columns = tuple(sorted({int(cell["asked"]["num_labels"]) for cell in planned}))
     rows, notes = compare(make_rows(planned, columns, outcomes), columns, outcomes)
+    claims, untested = claims_of(plan.get("claims") or (), rows, columns, outcomes)
     finished = [outcome.record for outcome in outcomes.values() if outcome.record and outcome.tested]
     failures, missing = unfinished_runs(planned, rows, outcomes)
     return Summary(
@@ -111,8 +115,9 @@ def summarise(folder: StudyFolder) -> Summary:
         provenance=provenance_of(plan, folder.execution(), finished),
         failures=failures,
         missing=missing,
-        notes=notes,
+        notes=(*notes, *untested),
         pivots=pivots_of(rows, columns, outcomes),
         spreads=spreads_of(rows, columns),
         mistakes=mistakes_of(rows, columns, outcomes),
+        claims=claims,
     )

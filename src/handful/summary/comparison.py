@@ -11,7 +11,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from handful.statistics import Interval, crossed_interval, mcnemar_exact, paired_crossed_interval, wilson_interval
+from handful.statistics import (
+    Interval,
+    crossed_interval,
+    mcnemar_exact,
+    paired_crossed_interval,
+    paired_crossed_p_value,
+    wilson_interval,
+)
 from handful.summary.outcomes import Outcome, Tested, common_ids, on_shared_texts, same_texts, tested_of
 from handful.summary.parts import Cell, Difference, IntervalKind, Row, Run
 
@@ -117,21 +124,24 @@ def difference_of(a: Cell, b: Cell, other: str, outcomes: Mapping[str, Outcome])
         float(test_a.correct.mean() - test_b.correct.mean()) for test_a, test_b in zip(tests_a, tests_b, strict=True)
     ]
     ids = common_ids(tests_a)
+    p_value = None
     if ids:
         stacked_a = [test.on(ids).correct for test in tests_a]
         stacked_b = [test.on(ids).correct for test in tests_b]
         # A run that stands against all seeds of the other cell is one classifier, not as many.
         if len({pair[1].spec_id for pair in pairs}) == 1:
-            interval = _paired_interval(stacked_a, stacked_b[:1])
-        elif len({pair[0].spec_id for pair in pairs}) == 1:
-            flipped = _paired_interval(stacked_b, stacked_a[:1])
-            interval = Interval(-flipped.estimate, -flipped.high, -flipped.low)
-        else:
-            interval = _paired_interval(stacked_a, stacked_b)
+            stacked_b = stacked_b[:1]
+        is_flipped = len({pair[0].spec_id for pair in pairs}) == 1
+        if is_flipped:
+            stacked_a, stacked_b = stacked_b, stacked_a[:1]
+        interval = _paired_interval(stacked_a, stacked_b)
+        p_value = paired_crossed_p_value(np.stack(stacked_a).astype(float), np.stack(stacked_b).astype(float))
+        if is_flipped:
+            interval = Interval(-interval.estimate, -interval.high, -interval.low)
         interval = _moved(interval, means)
     else:
         interval = _t_interval(means)
-    return Difference(other, interval, None, len(pairs), num_texts)
+    return Difference(other, interval, None, len(pairs), num_texts, p_value)
 
 
 def _paired_runs(a: Cell, b: Cell) -> list[tuple[Run, Run]]:

@@ -86,7 +86,8 @@ class Difference:
     """Accuracy of one cell minus that of another row's cell in the same column, as fractions.
 
     Paired by seed and by test text: only seeds and texts that both have are in it. interval: None when they
-    share none. p_value: exact McNemar, when there is one run on either side, else None.
+    share none. p_value: exact McNemar, when there is one run on either side, else None. t_p_value: of the test that
+    the interval stands for, where it counts seeds and texts.
     """
 
     other: str
@@ -94,6 +95,7 @@ class Difference:
     p_value: float | None
     num_seeds: int
     num_texts: int
+    t_p_value: float | None = None
 
     @property
     def distinguishable(self) -> bool | None:
@@ -202,6 +204,27 @@ class Row:
     engine_paths: tuple[str, ...] = ()
     sees: tuple[str, ...] = ()
     facts: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A comparison that the study declared before it ran, at one number of labels.
+
+    first, second: labels of rows. difference: first minus second. p_value: exact McNemar, or of the crossed test.
+    adjusted: after Holm, over all claims of the study that could be tested.
+    """
+
+    first: str
+    second: str
+    num_labels: int
+    difference: Difference
+    p_value: float
+    adjusted: float
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the data tell the two apart, all claims taken together."""
+        return self.adjusted < SIGNIFICANCE
 
 
 @dataclass(frozen=True)

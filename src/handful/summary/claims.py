@@ -1,0 +1,62 @@
+"""The comparisons that a study declared beforehand, tested and adjusted for their number; all others explore.
+
+Knows nothing of plans or of how a claim is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from handful.statistics import holm
+from handful.summary.comparison import difference_of
+from handful.summary.outcomes import Outcome
+from handful.summary.parts import Claim, Difference, Row
+
+
+def claims_of(
+    asked: Sequence[Sequence[str]], rows: Sequence[Row], columns: Sequence[int], outcomes: Mapping[str, Outcome]
+) -> tuple[tuple[Claim, ...], tuple[str, ...]]:
+    """Each declared pair at every number of labels where both have numbers, and notes on those that have none.
+
+    A side names a row by its label, or a method that has a single row.
+    """
+    notes = []
+    found: list[tuple[str, str, int, Difference, float]] = []
+    for first, second in asked:
+        sides = [_rows_named(name, rows) for name in (first, second)]
+        pairs = [(a, b) for a in sides[0] for b in sides[1] if a.group == b.group and a is not b]
+        many = [
+            name for name, side in zip((first, second), sides, strict=True) if len({row.label for row in side}) > 1
+        ]
+        if many or not pairs:
+            several = f"{many[0]} has several rows, name one by its label" if many else ""
+            why = several or "no rows of these names stand side by side"
+            notes.append(f"The claim {first} against {second} was not tested: {why}.")
+            continue
+        for a, b in pairs:
+            for number in columns:
+                tested = _tested(a, b, number, outcomes)
+                if tested is not None:
+                    found.append((a.label, b.label, number, *tested))
+    adjusted = holm([p_value for *_, p_value in found]).tolist() if found else []
+    claims = [
+        Claim(first, second, number, difference, p_value, after)
+        for (first, second, number, difference, p_value), after in zip(found, adjusted, strict=True)
+    ]
+    return tuple(claims), tuple(notes)
+
+
+def _rows_named(name: str, rows: Sequence[Row]) -> list[Row]:
+    exact = [row for row in rows if row.label == name]
+    return exact or [row for row in rows if row.method == name]
+
+
+def _tested(
+    a: Row, b: Row, number: int, outcomes: Mapping[str, Outcome]
+) -> tuple[Difference, float] | None:
+    """The difference of two cells and its p-value; None where one has no numbers, or nothing is shared."""
+    if a.cells[number].accuracy is None or b.cells[number].accuracy is None:
+        return None
+    difference = difference_of(a.cells[number], b.cells[number], b.label, outcomes)
+    p_value = difference.p_value if difference.p_value is not None else difference.t_p_value
+    return None if p_value is None or difference.interval is None else (difference, p_value)

@@ -14,11 +14,14 @@ import torch
 
 from handful.cli import main
 from handful.engine.scoring import normalise
-from handful.errors import DataError, HandfulError, RunError
+from handful.errors import HandfulError, RunError, SpecError
 from handful.examples import EncodedExample, Task
 from handful.methods import METHODS
 from handful.models.text_encoder import TextEncoder
 from handful.progress import recording
+from handful.spec import read_study
+from handful.study import run_study
+from handful.summary import summarise
 from handful.training import TrainingSpec
 from test_methods import LABELS, TASK, TEST, TRAIN, fingerprint, make, same
 from toys import make_toy_model, toy_base, toy_encoder
@@ -55,7 +58,7 @@ def test_demonstrations_stand_before_the_prompt_with_their_answers(choice: str) 
     with make("in_context", demonstrations=4, choice=choice).attach(base, SEPARATED, seed=3) as tuned:
         tuned.fit(train[:12], train[12:], None, seed=0)
         found = tuned.predict(test)
-        prompts = [tuned._with_demonstrations(example).tokens for example in test]
+        prompts = [tuned._with_demonstrations(example, tuned._shown(example)).tokens for example in test]
     answers = test[0].answers
     assert np.abs(found - plain_scores(prompts, answers)).max() < 1e-4
     pieces = {example.tokens[1:] + answers[example.label] + (60, 61): example for example in train}
@@ -70,8 +73,7 @@ def test_demonstrations_stand_before_the_prompt_with_their_answers(choice: str) 
         if choice == "random":
             assert {one.label for one in shown} == {0, 1, 2}, "labels in turn"
         else:
-            words = [set(one.fields["text"].split()) for one in shown]
-            assert set(example.fields["text"].split()) & words[-1], "the nearest stands last"
+            assert shown[-1].label == example.label, "the nearest stands last: its label's words are the rare ones"
     if choice == "random":
         heads = {prompt[: -len(example.tokens) + 1] for example, prompt in zip(test, prompts, strict=True)}
         assert len(heads) == 1, "all texts share them"
@@ -86,7 +88,7 @@ def test_as_many_demonstrations_as_the_context_holds() -> None:
         tuned.fit(train, [], None, seed=0)
         assert 1 <= tuned.facts["num_demonstrations"] <= 4
         for example in [*test, dataclasses.replace(test[0], tokens=(1, *range(50, 50 + context - 3)))]:
-            prompt = tuned._with_demonstrations(example).tokens
+            prompt = tuned._with_demonstrations(example, tuned._shown(example)).tokens
             assert len(prompt) + 2 <= context
     tuned = make("in_context", context=longest).attach(base, SEPARATED, seed=0)
     with pytest.raises(RunError, match=r"not one demonstration fits.*max_tokens"):
@@ -145,7 +147,7 @@ def test_pooling_and_context_are_read_from_the_folder(tmp_path: Path) -> None:
     other = TextEncoder(checkpoint=str(folder)).resolve()
     assert (other.pooling, other.context_length()) == ("first", 63)
     assert other.revision != model.revision
-    assert TextEncoder(checkpoint=str(toy_encoder(tmp_path / "r", "roberta"))).resolve().context_length() == 125
+    assert TextEncoder(checkpoint=str(toy_encoder(tmp_path / "r", "roberta"))).resolve().context_length() == 123
     with pytest.raises(HandfulError, match="is no encoder"):
         TextEncoder(checkpoint=str(make_toy_model(tmp_path / "decoder", "gpt2"))).resolve()
 
@@ -251,6 +253,8 @@ def test_labels_by_id_and_probabilities_by_text(tmp_path: Path) -> None:
     assert np.allclose(np.exp(found)[0], [0.7, 0.2, 0.1]) and found.argmax(axis=1).tolist() == [0, 1, 2, 0]
     assert facts["given"] == "probabilities" and facts["found_by"] == "text" and not notes
     assert np.isfinite(found).all()
+    raw = [row.replace("film number", "film<br />number") for row in rows]
+    assert np.array_equal(predicted(write(tmp_path / "raw.csv", "text,good,good enough,bad", *raw))[0], found)
 
 
 def test_missing_doubled_and_unknown_ids(tmp_path: Path) -> None:
@@ -260,7 +264,7 @@ def test_missing_doubled_and_unknown_ids(tmp_path: Path) -> None:
     assert facts["num_unknown"] == 1 and any("no test texts" in line for line in notes)
     twice = write(tmp_path / "twice.csv", "id,label", *whole, "t1,bad")
     found, _, notes = predicted(twice)
-    assert found.argmax(axis=1).tolist() == [0, 2, 2, 0] and any("twice" in line for line in notes)
+    assert found.argmax(axis=1).tolist() == [0, 2, 2, 0] and any("stand there twice" in line for line in notes)
     torn = write(tmp_path / "torn.csv", "id,label", *whole, "t1,good")
     with pytest.raises(RunError, match=r"two ways.*'?t1"):
         predicted(torn)
@@ -284,7 +288,7 @@ def test_tables_that_say_nothing_are_refused_in_words(tmp_path: Path) -> None:
         with pytest.raises(RunError) as caught:
             predicted(write(tmp_path / "t.csv", *lines))
         assert expected in str(caught.value)
-    with pytest.raises(DataError, match="is not there"):
+    with pytest.raises(SpecError, match="is not there"):
         predicted(tmp_path / "nowhere.csv")
 
 
@@ -295,11 +299,39 @@ def test_one_table_for_every_cell_or_one_for_all(tmp_path: Path) -> None:
     write(tmp_path / "svm-50-1.csv", "id,label")
     once = make("predictions", path=str(tmp_path / "gpt.csv")).resolve(cell)
     assert (once["num_labels"], once["seed"], once["method"]["title"]) == (0, 0, "gpt")
-    told = make("predictions", path=str(tmp_path / "gpt.csv"), labels_read=16).resolve(cell)
-    assert (told["num_labels"], told["seed"]) == (16, 0)
+    told = make("predictions", path=str(tmp_path / "gpt.csv"), labels_read=50).resolve(cell)
+    assert (told["num_labels"], told["seed"]) == (50, 0)
+    with pytest.raises(SpecError, match=r"belongs to num_labels = 16.*asks at 50"):
+        make("predictions", path=str(tmp_path / "gpt.csv"), labels_read=16).resolve(cell)
     each = make("predictions", path=str(tmp_path / "svm-{num_labels}-{seed}.csv")).resolve(cell)
     assert (each["num_labels"], each["seed"], each["method"]["title"]) == (50, 1, "svm-N-seed")
     assert make(**each["method"]).resolve(each) == each
+
+
+def test_tables_of_every_cell_are_one_row_under_their_title(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [(f"row{index}", f"a film number {index}", ("bad", "good")[index % 2]) for index in range(40)]
+    write(tmp_path / "data.csv", "id,text,label", *(",".join(row) for row in rows))
+    for num_labels, seed in ((6, 0), (6, 1), (9, 0), (9, 1)):
+        write(
+            tmp_path / f"svm-{num_labels}-{seed}.csv", "id,label",
+            *(f"{row[0]},{row[2] if index % 5 > seed else 'bad'}" for index, row in enumerate(rows)),
+        )  # fmt: skip
+    (tmp_path / "s.toml").write_text(
+        'name = "s"\n[fixed]\ndata = { name = "table_file", path = "data.csv", id = "id", test_size = 20 }\n[grid]\n'
+        'method = [{ name = "predictions", path = "svm-{num_labels}-{seed}.csv", title = "an SVM" }, "tfidf"]\n'
+        'num_labels = [6, 9]\nseed = [0, 1]\n[execution]\ndevice = "cpu"\nthreads = 1\n',
+        encoding="utf-8",
+    )
+    monkeypatch.chdir(tmp_path)
+    study = read_study("s.toml")
+    outcome = run_study(study, tmp_path / "out", "typed")
+    assert outcome.finished == outcome.planned == 8
+    summary = summarise(outcome.folder)
+    assert [row.label for row in summary.rows] == ["an SVM", "tfidf"]
+    cell = summary.rows[0].cells[6]
+    assert cell.num_seeds_finished == 2 and len(set(cell.accuracies)) == 2
+    assert summary.rows[0].sees == ("labelled texts", "what its maker saw")
+    assert str(tmp_path) not in (tmp_path / "out" / "plan.json").read_text()
 
 
 # -- all of them, as a person would run them -------------------------------------------------------------------

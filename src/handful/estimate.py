@@ -116,14 +116,14 @@ class Shape:
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Shape:
         """From `Model.shape()`, whichever names the architecture uses. Raises KeyError on an unknown one."""
-        width = _first(config, "hidden_size", "n_embd", "d_model")
+        width = _first(config, "hidden_size", "n_embd", "d_model", "dim", "emb_dim")
         heads = _first(config, "num_attention_heads", "n_head", "n_heads")
         head_width = config.get("head_dim") or width // heads
         activation = str(config.get("hidden_act") or config.get("hidden_activation") or "")
         return cls(
             layers=_first(config, "num_hidden_layers", "n_layer", "n_layers"),
             width=width,
-            mlp_width=_first(config, "intermediate_size", "n_inner", "ffn_dim", otherwise=4 * width),
+            mlp_width=_first(config, "intermediate_size", "n_inner", "ffn_dim", "hidden_dim", otherwise=4 * width),
             attention_width=heads * head_width,
             key_value_width=(config.get("num_key_value_heads") or heads) * head_width,
             vocabulary=_first(config, "vocab_size"),
@@ -269,9 +269,14 @@ def _without_base(spec: RunSpec, lengths: Lengths) -> RunEstimate:
 def _with_base(
     spec: RunSpec, shape: Shape, lengths: Lengths, settings: RunSettings, flops_per_second: float
 ) -> RunEstimate:
-    virtual = spec.method.extra_tokens()
+    virtual: float = spec.method.extra_tokens()
+    before, is_same = spec.method.prompts_before()
+    whole = lengths.shared + lengths.own
+    added = max(0.0, min(before * whole, (spec.model.context_length() or math.inf) - whole))
+    if is_same:
+        virtual += added
     shared = lengths.shared if lengths.shared + virtual >= MIN_SHARED_TOKENS else 0
-    own = lengths.own + lengths.shared - shared
+    own = lengths.own + lengths.shared - shared + (0.0 if is_same else added)
     root = shared + virtual
     context = root + own / 2
     room = max(settings.token_budget - root, own)

@@ -96,8 +96,8 @@ class Task:
     pool: Sequence[EncodedExample]
     content_free: Sequence[EncodedExample]
     text_tokens: tuple[int, ...] = ()
-    separator: tuple[int, ...] = ()
     prune_nats: float | None = None
+    separator: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +205,10 @@ class StudyFolder:
             return False
         for name in (f"{spec_id}.parquet", f"{spec_id}.json"):  # the record last
             source = other.path / "records" / name
-            self._replace(self.path / "records" / name, lambda path, source=source: shutil.copyfile(source, path))
+            try:
+                self._replace(self.path / "records" / name, partial(shutil.copyfile, source))
+            except OSError as error:
+                raise StudyError(f"{source} cannot be copied to {self.path}: {error.strerror}") from None
         return True
 
     def adapter_folder(self, spec_id: str) -> Path:

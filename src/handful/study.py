@@ -126,11 +126,14 @@ def told(asked: Mapping[str, Any], spec: RunSpec) -> dict[str, Any]:
         member = members[section["name"]]
         places = {knob.name for knob in dataclasses.fields(member) if knob.metadata.get("where")}
         given = {key: value for key, value in section.items() if key not in places}
+        is_template = any("{" in str(section.get(place)) for place in places)
         checkpoint = given.get("checkpoint")
         is_folder = isinstance(checkpoint, str) and Path(checkpoint).expanduser().is_dir()
         if len(given) < len(section) or is_folder:
             if resolved[family]["name"] == section["name"]:
-                given = resolved[family]
+                # What a place with {num_labels} or {seed} in it gives to each cell is no part of its row.
+                of_cell = {knob.name for knob in dataclasses.fields(member) if knob.metadata.get("per_cell")}
+                given = {k: v for k, v in resolved[family].items() if not (is_template and k in of_cell)}
             elif is_folder:
                 # The method reads no base, so nothing resolved it: its name is all there is to tell.
                 given["checkpoint"] = Path(str(checkpoint)).expanduser().resolve().name
@@ -242,7 +245,10 @@ def run_plan(
     others = [StudyFolder(path) for path in reuse]
     for other in others:
         other.plan()  # raises where there is no study
-    fitting = _load_bases(pending_runs(plan, folder), default_settings(execution, folder.execution()).device)
+    to_run = [
+        spec for spec in pending_runs(plan, folder) if not any(_is_finished(other, spec.spec_id) for other in others)
+    ]
+    fitting = _load_bases(to_run, default_settings(execution, folder.execution()).device)
     folder.create()
     with folder.locked():
         stored = folder.execution()
@@ -266,7 +272,7 @@ def _load_bases(pending: Sequence[RunSpec], device: str) -> int | None:
     budgets = []
     for model in reversed(list(dict.fromkeys(spec.model for spec in pending))):
         base = models.resident(model, device)
-        if base.model is not None:
+        if model.speaks:  # an encoder takes what fits it of that
             budgets.append(fitting_budget(base))
     return min(budgets, default=None)
 

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from handful import progress
 from handful.engine.base import Base
-from handful.engine.batching import Batch, batches
+from handful.engine.batching import Batch, Part, batches
 from handful.engine.budget import saves_memory, watching, within_memory
 from handful.engine.graft import Graft, ParameterGroup
 from handful.engine.packing import Item
 from handful.engine.scoring import batch_scores, label_scores, normalise
-from handful.engine.stems import Part, have_stems, in_parts, stem_scores
+from handful.engine.stems import have_stems, in_parts, stem_scores
 from handful.errors import RunError, SpecError
 from handful.evaluation import accuracy, log_loss
 from handful.examples import EncodedExample

@@ -71,6 +71,15 @@ def by_path(base: Base, items: Sequence[Item], num_virtual: int) -> tuple[list[i
     return fast, rest
 
 
+@dataclass(frozen=True)
+class Part:
+    """Texts that go through together where no batch is made beforehand. items: which of the call."""
+
+    items: tuple[int, ...]
+    num_tokens: int
+    segments: None = None
+
+
 def packed_batches(
     base: Base,
     items: Sequence[Item],

@@ -14,7 +14,7 @@ import torch
 
 from handful import progress
 from handful.engine.base import Base
-from handful.engine.batching import Batch, batches
+from handful.engine.batching import Batch, Part, batches
 from handful.engine.forward import answer_logits
 from handful.engine.graft import Graft
 from handful.engine.memory import (
@@ -25,12 +25,12 @@ from handful.engine.memory import (
     kept_bytes,
 )
 from handful.engine.packing import Item
-from handful.engine.stems import Part
 from handful.errors import RunError
 
 LARGEST_BUDGET = {"cpu": 8192, "cuda": 32768}
 """Tokens in one forward pass, at most. On two cores 1,024 and 2,048 tokens scored 1.5 to 1.7 reviews/s at the 135M
-shape, 4,096 2.2; at 15M 8,192 took 0.91 of the time of 4,096, and 16,384 no less. CUDA: not yet run on a GPU."""
+shape, 4,096 2.2; at 15M 8,192 took 0.91 of the time of 4,096, and 16,384 no less. CUDA: a guess; packs of
+8,192 and 16,384 were run on an H200."""
 
 SMALLEST_BUDGET = 64
 
@@ -143,6 +143,7 @@ def _give_way(base: Base, num_items: int, num_tokens: int, is_packed: bool, is_t
     """Halves the token budget of a base after memory ran out, or, where one text alone did not fit, has its
     activations computed again on the way back. Raises RunError when neither is left.
     """
+    base.stems = None  # made again where they are wanted
     gc.collect()
     if base.device.type == "cuda":
         torch.cuda.empty_cache()

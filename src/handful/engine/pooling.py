@@ -5,7 +5,7 @@ Every token sees every other one, so nothing is shared between texts and none is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from handful import progress
 from handful.engine.base import Base
-from handful.engine.batching import BATCH_TOKENS, BATCH_TOKENS_CPU, cut_by_width
+from handful.engine.batching import BATCH_TOKENS, BATCH_TOKENS_CPU, Part, cut_by_width
+from handful.engine.budget import watching, within_memory
 from handful.engine.scoring import REMEMBERED_BYTES, content_of
 from handful.examples import EncodedExample
 
@@ -40,13 +41,34 @@ def pooled_rows(base: Base, texts: Sequence[tuple[int, ...]]) -> Tensor:
     return torch.einsum("bt,btw->bw", share, hidden)
 
 
-def by_length(base: Base, texts: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
-    """Places of texts of like length, batch by batch, each at most the token budget with its padding, or one text."""
+def by_length(base: Base, texts: Sequence[tuple[int, ...]]) -> Iterator[Part]:
+    """Texts of like length, batch by batch, each at most the token budget with its padding, or one text."""
     order = sorted(range(len(texts)), key=lambda index: (len(texts[index]), index))
     fixed = BATCH_TOKENS_CPU if base.device.type == "cpu" else BATCH_TOKENS
     widths = [max(1, len(texts[index])) for index in order]
     for part in cut_by_width(widths, [1] * len(order), base.token_budget, fixed) if order else ():
-        yield order[part]
+        yield Part(tuple(order[part]), widths[part][-1] * len(order[part]))
+
+
+def in_batches(
+    base: Base, texts: Sequence[tuple[int, ...]], width: int, work: Callable[[Tensor], Tensor]
+) -> np.ndarray:
+    """[texts, width] float64: `work` on the pooled rows of batch after batch. Raises RunError where memory runs out
+    with one text.
+    """
+    found = np.zeros((len(texts), width))
+
+    def run() -> None:
+        done = 0
+        for part in by_length(base, texts):
+            with watching(part):
+                rows = work(pooled_rows(base, [texts[index] for index in part.items]))
+            found[list(part.items)] = rows.double().cpu().numpy()
+            done += len(part.items)
+            progress.advance(done, len(texts))
+
+    within_memory(base, run, is_training=False)
+    return found
 
 
 @torch.no_grad()
@@ -57,12 +79,7 @@ def text_rows(base: Base, examples: Sequence[EncodedExample]) -> np.ndarray:
         progress.remembered(len(examples))
         return base.prompt_rows[key]  # type: ignore[no-any-return]
     texts = [closed(base, example) for example in examples]
-    rows = np.zeros((len(texts), int(base.facts["width"])), dtype=np.float32)
-    done = 0
-    for members in by_length(base, texts):
-        rows[members] = pooled_rows(base, [texts[index] for index in members]).cpu().numpy()
-        done += len(members)
-        progress.advance(done, len(texts))
+    rows = in_batches(base, texts, int(base.facts["width"]), lambda pooled: pooled).astype(np.float32)
     if rows.nbytes + sum(known.nbytes for known in base.prompt_rows.values()) <= REMEMBERED_BYTES:
         base.prompt_rows[key] = rows
     return rows

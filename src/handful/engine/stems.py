@@ -19,7 +19,7 @@ from torch import Tensor
 from handful import progress
 from handful.engine.attention import cut_layout
 from handful.engine.base import Base
-from handful.engine.batching import packed_batches
+from handful.engine.batching import Part, packed_batches
 from handful.engine.forward import later_rows, packed_rows, token_log_probabilities
 from handful.engine.graft import Graft
 from handful.engine.layers import Kept
@@ -42,15 +42,6 @@ class Stems:
 
     room: float
     known: dict[tuple[int, ...], Stem] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Part:
-    """Prompts that go through together. items: which of the call. num_tokens: theirs, stems included."""
-
-    items: tuple[int, ...]
-    num_tokens: int
-    segments: None = None
 
 
 def have_stems(base: Base, items: Sequence[Item], graft: Graft) -> bool:

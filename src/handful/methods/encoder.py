@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from handful import progress
 from handful.engine.base import Base
+from handful.engine.batching import Part
+from handful.engine.budget import watching, within_memory
 from handful.engine.graft import ParameterGroup
-from handful.engine.pooling import by_length, closed, pooled_rows, text_rows
+from handful.engine.pooling import by_length, closed, in_batches, pooled_rows, text_rows
 from handful.errors import SpecError
 from handful.examples import EncodedExample, Task
 from handful.methods.encoded import encoder_cell, shown_name
@@ -24,8 +25,8 @@ from handful.methods.grafted import restore, state_of
 from handful.methods.method import ENCODER, Defaults, Given, needs_labels
 from handful.training import Curve, Recipe, TrainingSpec, optimise
 
-FULL = Recipe(learning_rate=5e-5, loss="labels", epochs=((200, 10), (1000, 6), (float("inf"), 3)))
-FROZEN = Recipe(learning_rate=1e-2, loss="labels", epochs=((200, 30), (1000, 20), (float("inf"), 10)))
+ALL = Recipe(learning_rate=5e-5, loss="labels", epochs=((200, 10), (1000, 6), (float("inf"), 3)))
+HEAD = Recipe(learning_rate=1e-2, loss="labels", epochs=((200, 30), (1000, 20), (float("inf"), 10)))
 """Usual values; not searched for."""
 
 FORMAT = 1
@@ -39,13 +40,13 @@ class Encoder(Defaults):
     """A linear head on the pooled row, trained with the encoder or on it as it is.
 
     checkpoint: a folder or a hub name; left out, the study's model where that is an encoder, else the family's default.
-    trains: "full" or the "head" alone. dropout: on the pooled row; the encoder's own is as its configuration says.
+    trains: "all" weights or the "head" alone. dropout: on the pooled row; the encoder's own is as configured.
     """
 
     name: ClassVar[str] = "encoder"
 
     checkpoint: str | None = None
-    trains: Literal["full", "head"] = "full"
+    trains: Literal["all", "head"] = "all"
     dropout: float = 0.1
     learning_rate: float | None = None
 
@@ -80,14 +81,14 @@ class Encoder(Defaults):
         """Forward passes' worth of work per training token: forward, activations, weights; the head alone takes one
         forward pass over each text, whatever the epochs.
         """
-        return 3.0 if self.trains == "full" else 1.0
+        return 3.0 if self.trains == "all" else 1.0
 
     def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> EncoderTuned:
         """Trains the encoder itself; a copy of its weights restores it."""
         return EncoderTuned(self, base, task, seed, saved)
 
     def _recipe(self) -> Recipe:
-        return FULL if self.trains == "full" else FROZEN
+        return ALL if self.trains == "all" else HEAD
 
     def rate(self) -> float:
         """The learning rate, from the recipe where none is named."""
@@ -102,7 +103,7 @@ class EncoderTuned:
     def __init__(self, method: Encoder, base: Base, task: Task, seed: int, saved: Path | None) -> None:
         self._method, self._base, self._task = method, base, task
         self.facts: Mapping[str, Any] = {}
-        self._is_full = method.trains == "full"
+        self._trains_all = method.trains == "all"
         self._before = state_of(base.network)
         base.network.eval()
         self._kept: dict[str, Tensor] = {}
@@ -112,10 +113,10 @@ class EncoderTuned:
             self._head.weight.normal_(std=HEAD_SPREAD, generator=generator)
             self._head.bias.zero_()
         self._drop = nn.Dropout(method.dropout)
-        if self._is_full:
+        if self._trains_all:
             self._kept = {name: p.detach().clone() for name, p in base.network.named_parameters()}
         for name, parameter in base.network.named_parameters():
-            parameter.requires_grad_(self._is_full and not name.startswith("pooler."))  # which is not read
+            parameter.requires_grad_(self._trains_all and not name.startswith("pooler."))  # which is not read
         if saved is not None:
             self._load(saved)
         self._head.to(base.device)
@@ -132,18 +133,20 @@ class EncoderTuned:
         """Cross-entropy over the labels."""
         if training is None:
             return Curve()
-        rows = None if self._is_full else torch.from_numpy(text_rows(self._base, train)).to(self._base.device)
+        rows = None if self._trains_all else torch.from_numpy(text_rows(self._base, train)).to(self._base.device)
         texts = [closed(self._base, example) for example in train]
         labels = torch.tensor([example.label for example in train], device=self._base.device)
 
         def step(members: Sequence[int], dropout_seed: int) -> float:
-            torch.manual_seed(dropout_seed)
-            for parameter in self._trained():
-                parameter.grad = None
+            inside = list(members)
+            chosen = [texts[index] for index in inside]
             self._train(True)
             try:
-                return self._step([texts[index] for index in members], labels[list(members)],
-                                  None if rows is None else rows[list(members)])  # fmt: skip
+                return within_memory(
+                    self._base,
+                    lambda: self._step(chosen, labels[inside], None if rows is None else rows[inside], dropout_seed),
+                    is_training=True,
+                )
             finally:
                 self._train(False)
 
@@ -152,44 +155,47 @@ class EncoderTuned:
             [example.label for example in selection], lambda: self.predict(selection), training, seed,
         )  # fmt: skip
 
-    def _step(self, texts: Sequence[tuple[int, ...]], labels: Tensor, rows: Tensor | None) -> float:
-        """Adds the gradient of the mean loss, in passes of the token budget; gives the loss."""
-        passes = [list(range(len(texts)))] if rows is not None else by_length(self._base, texts)
+    def _step(
+        self, texts: Sequence[tuple[int, ...]], labels: Tensor, rows: Tensor | None, dropout_seed: int
+    ) -> float:
+        """Adds the gradient of the mean loss, in passes of the token budget; gives the loss. rows: pooled, where the
+        encoder is not trained.
+        """
+        torch.manual_seed(dropout_seed)
+        for parameter in self._trained():
+            parameter.grad = None
+        parts = by_length(self._base, texts) if rows is None else [Part(tuple(range(len(texts))), 0)]
         total = 0.0
-        for inside in passes:
-            pooled = rows[inside] if rows is not None else pooled_rows(self._base, [texts[index] for index in inside])
-            scores = self._head(self._drop(pooled))
-            loss = nn.functional.cross_entropy(scores, labels[inside], reduction="sum") / len(texts)
-            loss.backward()
+        for part in parts:
+            inside = list(part.items)
+            with watching(part):
+                pooled = rows[inside] if rows is not None else pooled_rows(self._base, [texts[i] for i in inside])
+                scores = self._head(self._drop(pooled))
+                loss = nn.functional.cross_entropy(scores, labels[inside], reduction="sum") / len(texts)
+                loss.backward()
             total += float(loss.detach())
         return total
 
     @torch.no_grad()
     def predict(self, examples: Sequence[EncodedExample]) -> np.ndarray:
         """[examples, labels] float64 log-probabilities."""
-        if not self._is_full:
+        if not self._trains_all:
             rows = torch.from_numpy(text_rows(self._base, examples)).to(self._base.device)
-            return self._log_probabilities(rows)
+            return self._log_probabilities(rows).cpu().numpy()  # type: ignore[no-any-return]
         texts = [closed(self._base, example) for example in examples]
-        found = np.zeros((len(texts), len(self._task.label_names)))
-        done = 0
-        for members in by_length(self._base, texts):
-            found[members] = self._log_probabilities(pooled_rows(self._base, [texts[index] for index in members]))
-            done += len(members)
-            progress.advance(done, len(texts))
-        return found
+        return in_batches(self._base, texts, len(self._task.label_names), self._log_probabilities)
 
-    def _log_probabilities(self, rows: Tensor) -> np.ndarray:
-        logarithms: np.ndarray = self._head(rows).double().log_softmax(-1).cpu().numpy()
+    def _log_probabilities(self, rows: Tensor) -> Tensor:
+        logarithms: Tensor = self._head(rows).double().log_softmax(-1)
         return logarithms
 
     def _trained(self) -> list[Tensor]:
-        encoder = [p for p in self._base.network.parameters() if p.requires_grad] if self._is_full else []
+        encoder = [p for p in self._base.network.parameters() if p.requires_grad] if self._trains_all else []
         return [*encoder, *self._head.parameters()]
 
     def _train(self, on: bool) -> None:
         self._drop.train(on)
-        if self._is_full:
+        if self._trains_all:
             self._base.network.train(on)
 
     def save(self, folder: Path) -> None:
@@ -199,7 +205,7 @@ class EncoderTuned:
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._head.state_dict().items()}
         save_file(tensors, folder / HEAD_FILE)
-        if self._is_full:
+        if self._trains_all:
             self._base.network.save_pretrained(folder)
             self._base.tokenizer.save_pretrained(folder)
         told = {"format": FORMAT, "label_names": list(self._task.label_names), "trains": self._method.trains,
@@ -211,7 +217,7 @@ class EncoderTuned:
         from safetensors.torch import load_file
 
         self._head.load_state_dict(load_file(folder / HEAD_FILE))
-        if self._is_full:
+        if self._trains_all:
             own = dict(self._base.network.named_parameters())
             for path in sorted(folder.glob("*.safetensors")):
                 for name, tensor in load_file(path).items():

@@ -81,6 +81,10 @@ class InContext(Defaults):
         """What it may look at beside the labelled texts."""
         return (LANGUAGE_MODEL, UNLABELLED) if self.calibration == "batch" else (LANGUAGE_MODEL,)
 
+    def prompts_before(self) -> tuple[int, bool]:
+        """Drawn once, they are the same before every text."""
+        return self.demonstrations, self.choice == "random"
+
     def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> ContextTuned:
         """Leaves the base alone."""
         return ContextTuned(self, base, task, seed, saved)
@@ -129,6 +133,8 @@ class ContextTuned:
         self.facts = {"num_demonstrations": min(self._method.demonstrations, len(self._given))}
         if self.offset.any():
             self.facts["label_offset"] = self.offset.tolist()
+        if self._task.prune_nats is not None:
+            self.facts["probability_bound"] = Pruning(self._task.prune_nats, self.offset).probability_bound
         progress.advance(1, 1)
         return Curve(chosen_by="nothing is trained")
 
@@ -138,14 +144,22 @@ class ContextTuned:
         return normalise(self._scores(examples, pruning) + self.offset)
 
     def _scores(self, examples: Sequence[EncodedExample], pruning: Pruning | None = None) -> np.ndarray:
-        return label_scores(self._base, [self._with_demonstrations(example) for example in examples], Graft(), pruning)
+        """Texts with the same demonstrations together: a long one that has fewer would shorten what all share."""
+        shown = [self._shown(example) for example in examples]
+        scores = np.zeros((len(examples), len(self._task.label_names)))
+        for count in sorted({len(some) for some in shown}):
+            inside = [index for index, some in enumerate(shown) if len(some) == count]
+            prompts = [self._with_demonstrations(examples[index], shown[index]) for index in inside]
+            scores[inside] = label_scores(self._base, prompts, Graft(), pruning)
+        return scores
 
-    def _with_demonstrations(self, example: EncodedExample) -> EncodedExample:
-        """The prompt behind its demonstrations, of which those go that a long text leaves no room for."""
+    def _shown(self, example: EncodedExample) -> list[EncodedExample]:
+        """Its demonstrations, without those that a long text leaves no room for."""
         order = range(len(self._given)) if self._nearest is None else self._nearest(example)
         shown = self._fitting([self._given[index] for index in order], _length(example))
-        if self._nearest is not None:
-            shown = shown[::-1]
+        return shown if self._nearest is None else shown[::-1]
+
+    def _with_demonstrations(self, example: EncodedExample, shown: Sequence[EncodedExample]) -> EncodedExample:
         tokens: tuple[int, ...] = ()
         for one in shown:
             tokens += self._shown_tokens(one, bool(tokens))

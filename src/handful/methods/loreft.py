@@ -88,6 +88,7 @@ class LoReFT(Grafted):
         placed: list[_Edits] = []
 
         def make() -> Graft:
+            base.network.requires_grad_(False)  # given back on leaving
             edits = _Edits(self._sites(base), self.rank, int(base.facts["width"]), self.dropout)
             if saved is None:
                 edits.draw(seed, self.init)

@@ -103,6 +103,10 @@ class Defaults:
         """None."""
         return 0
 
+    def prompts_before(self) -> tuple[int, bool]:
+        """None."""
+        return 0, True
+
 
 class Method(Protocol):
     """A frozen dataclass; its fields are its knobs in a study file."""
@@ -127,6 +131,10 @@ class Method(Protocol):
 
     def extra_tokens(self) -> int:
         """Tokens that it puts before every prompt. For plans."""
+        ...
+
+    def prompts_before(self) -> tuple[int, bool]:
+        """How many labelled prompts it puts before every prompt, and whether they are the same ones. For plans."""
         ...
 
     def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> Tuned:

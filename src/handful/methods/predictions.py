@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 
 from handful import progress
 from handful.engine.base import Base
-from handful.errors import DataError, RunError, SpecError, nearest
+from handful.errors import RunError, SpecError, nearest
 from handful.examples import EncodedExample, Task
 from handful.identity import file_hash
 from handful.methods.method import Defaults, Given
@@ -48,10 +49,10 @@ class Predictions(Defaults):
     title: str | None = None
     id: str = "id"
     label: str = "label"
-    labels_read: int = 0
+    labels_read: int = field(default=0, metadata={"per_cell": True})
     missing: Literal["refused", "wrong"] = "refused"
     per_seed: bool = False
-    revision: str | None = None
+    revision: str | None = field(default=None, metadata={"per_cell": True})
 
     def __post_init__(self) -> None:
         if self.labels_read < 0:
@@ -66,6 +67,11 @@ class Predictions(Defaults):
         if title:
             knobs["title"] = title
         num_labels = cell["num_labels"] if per_labels else self.labels_read
+        if num_labels and num_labels != cell["num_labels"]:
+            raise SpecError(
+                f"labels_read = {num_labels} of predictions belongs to num_labels = {num_labels}, and the study asks "
+                f"at {cell['num_labels']}: put it into a [[grid]] of its own with num_labels = [{num_labels}]"
+            )
         if num_labels:
             knobs["labels_read"] = num_labels
         if per_seed:
@@ -98,11 +104,11 @@ class Predictions(Defaults):
 
 
 def _existing(path: str) -> Path:
-    """Raises DataError with the way out where there is no such file."""
+    """Raises SpecError with the way out where there is no such file."""
     there = Path(path).expanduser()
     if not there.is_file():
         names = [entry.name for entry in there.parent.iterdir()] if there.parent.is_dir() else []
-        raise DataError(f"{there} is not there (predictions).{nearest(there.name, names) or ' Check the path.'}")
+        raise SpecError(f"{there} is not there (predictions).{nearest(there.name, names) or ' Check the path.'}")
     return there
 
 
@@ -224,7 +230,7 @@ class TableTuned:
         return _sure(self._names.index(name), len(self._names))
 
     def _probabilities(self, number: int, values: Sequence[object]) -> np.ndarray | None:
-        if all(value is None or not str(value).strip() for value in values):
+        if all(value is None or value != value or not str(value).strip() for value in values):
             return None
         try:
             row = np.array([float(str(value)) for value in values])
@@ -247,6 +253,9 @@ def _sure(label: int, num_labels: int) -> np.ndarray:
     return row / row.sum()  # type: ignore[no-any-return]
 
 
+_BREAK = re.compile(r"<br ?/?>", re.IGNORECASE)
+
+
 def _squeezed(values: Any) -> str:
-    """Texts that differ in white space alone are one."""
-    return "\n".join(" ".join(str(value).split()) for value in values)
+    """Texts that differ in white space alone, or in how a line break is written, are one."""
+    return "\n".join(" ".join(_BREAK.sub("\n", str(value)).split()) for value in values)

@@ -16,15 +16,23 @@ from handful.errors import ModelError, nearest
 from handful.identity import canonical_json, file_hash
 
 _FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
-          "added_tokens.json", "chat_template.jinja", "vocab.json", "merges.txt", "vocab.txt", "spm.model",
-          "sentencepiece.bpe.model", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json")  # fmt: skip
+          "added_tokens.json", "chat_template.jinja", "vocab.json", "merges.txt")  # fmt: skip
+ENCODER_FILES = ("vocab.txt", "spm.model", "sentencepiece.bpe.model", "modules.json", "sentence_bert_config.json",
+                 "1_Pooling/config.json")  # fmt: skip
+"""What an encoder's folder may hold besides."""
+
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
-def find(checkpoint: str, revision: str | None, shipped: Sequence[str] = ()) -> tuple[Path, str, str | None]:
+def find(
+    checkpoint: str,
+    revision: str | None,
+    shipped: Sequence[str] = (),
+    way_out: str = "name its folder with --model FOLDER",
+) -> tuple[Path, str, str | None]:
     """(folder, name, hub commit or None). shipped: names inside the package. Downloads from the hub when it is neither.
 
-    Raises ModelError when there is no such model.
+    way_out: what to do where the hub cannot be reached. Raises ModelError when there is no such model.
     """
     if not checkpoint.strip():
         raise ModelError("the name of the model is empty: give a folder, a hub name" + _or(shipped))
@@ -37,21 +45,24 @@ def find(checkpoint: str, revision: str | None, shipped: Sequence[str] = ()) -> 
         raise ModelError(f"the model {checkpoint!r} is a file: name the folder with its config.json")
     if given.is_absolute() or checkpoint.startswith(".") or checkpoint.count("/") > 1:
         raise ModelError(f"there is no model folder {checkpoint!r}: check the path")
-    return _download(checkpoint, revision, shipped)
+    return _download(checkpoint, revision, shipped, way_out)
 
 
 def _or(shipped: Sequence[str]) -> str:
     return f", or {shipped[0]}" if shipped else ""
 
 
-def _download(name: str, revision: str | None, shipped: Sequence[str]) -> tuple[Path, str, str | None]:
+def _download(
+    name: str, revision: str | None, shipped: Sequence[str], way_out: str
+) -> tuple[Path, str, str | None]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
         folder = snapshot_download(
-            name, revision=revision, allow_patterns=["*.safetensors", "*.safetensors.index.json", *_FILES]
-        )
+            name, revision=revision,
+            allow_patterns=["*.safetensors", "*.safetensors.index.json", *_FILES, *ENCODER_FILES],
+        )  # fmt: skip
     except GatedRepoError:
         raise ModelError(
             f"the model {name!r} is gated: accept its terms on its hub page, then log in with `hf auth login`"
@@ -66,7 +77,7 @@ def _download(name: str, revision: str | None, shipped: Sequence[str]) -> tuple[
     except Exception as error:
         raise ModelError(
             f"the model {name!r} is no folder here and the hub cannot be reached ({first_line(error)}): "
-            "download it where there is a network and name its folder with --model FOLDER"
+            f"download it where there is a network and {way_out}"
         ) from None
     return Path(folder), name, Path(folder).name
 
@@ -102,9 +113,9 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
     return config
 
 
-def content_hash(folder: Path) -> str:
-    """"sha256:..." over the names and bytes of weights, configuration and tokenizer."""
-    names = [*_FILES, *sorted(path.name for path in folder.glob("*.safetensors"))]
+def content_hash(folder: Path, also: Sequence[str] = ()) -> str:
+    """"sha256:..." over the names and bytes of weights, configuration and tokenizer, and of the files `also`."""
+    names = [*_FILES, *also, *sorted(path.name for path in folder.glob("*.safetensors"))]
     files = {name: file_hash(folder / name) for name in names if (folder / name).is_file()}
     return "sha256:" + hashlib.sha256(canonical_json(files).encode()).hexdigest()
 

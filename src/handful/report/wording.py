@@ -330,7 +330,7 @@ def footnotes(summary: Summary) -> list[str]:
         notes.append(f"{NO_LABELS_MARK} reads no labels: the same run is repeated across its row.")
     baselines = [row.label for row in summary.rows if not row.uses_model]
     if baselines:
-        notes.append(f"Without a language model: {listed(baselines)}.")
+        notes.append(f"No model ran here for: {listed(baselines)}.")
     if any(cell.status == "not planned" for cell in cells):
         notes.append("not planned: the study does not ask for this cell.")
     if summary.protocol.num_chosen_on_test:

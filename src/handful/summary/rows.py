@@ -113,17 +113,21 @@ def _make_cell(
 
 
 def row_labels(rows: Sequence[Row]) -> list[str]:
-    """Method name, plus every value that differs between rows of that method, plus every value outside of the method
-    that is not the one most rows have; numbered when that still leaves two alike."""
+    """Method name, or its title where it has one, plus every value that differs between rows of that method, plus every
+    value outside of the method that is not the one most rows have; numbered when that still leaves two alike."""
     asked = [dict(flat(row.asked)) for row in rows]
     resolved = [dict(flat(row.spec)) for row in rows]
-    paths = list(dict.fromkeys(path for values in asked for path in values if path != "method.name"))
+    named = {"method.name", "method.title"}
+    paths = list(dict.fromkeys(path for values in asked for path in values if path not in named))
     usual = {path: _usual([values[path] for values in asked if path in values]) for path in paths}
     labels = []
     for index, row in enumerate(rows):
         same_method = [other for other, another in enumerate(rows) if another.method == row.method]
-        words = [row.method]
+        title = asked[index].get("method.title")
+        words = [str(title or row.method)]
         for path in paths:
+            if title and path == "method.revision":
+                continue
             # Knobs of a method are compared within it; the rest also across methods, among those that ask it.
             within = {canonical_json(asked[i].get(path)) for i in same_method}
             is_unusual = not path.startswith("method.") and path in asked[index] and (

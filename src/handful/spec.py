@@ -201,7 +201,7 @@ def _study_from(plain: Mapping[str, Any], model: str | None, problems: list[str]
 
 def _claims(given: Any, cells: Sequence[Mapping[str, Any]], problems: list[str]) -> tuple[tuple[str, str], ...]:
     """Pairs of names that begin with a method of the study, as rows of the table do."""
-    example = 'such as claims = [["lora", "tfidf"]]'
+    example = 'such as claims = [["ONE METHOD", "ANOTHER"]]'
     if not isinstance(given, list) or not all(
         isinstance(pair, list) and len(pair) == 2 and all(isinstance(name, str) for name in pair) for pair in given
     ):

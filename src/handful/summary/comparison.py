@@ -124,7 +124,7 @@ def difference_of(a: Cell, b: Cell, other: str, outcomes: Mapping[str, Outcome])
         float(test_a.correct.mean() - test_b.correct.mean()) for test_a, test_b in zip(tests_a, tests_b, strict=True)
     ]
     ids = common_ids(tests_a)
-    p_value = None
+    t_p_value = None
     if ids:
         stacked_a = [test.on(ids).correct for test in tests_a]
         stacked_b = [test.on(ids).correct for test in tests_b]
@@ -135,13 +135,13 @@ def difference_of(a: Cell, b: Cell, other: str, outcomes: Mapping[str, Outcome])
         if is_flipped:
             stacked_a, stacked_b = stacked_b, stacked_a[:1]
         interval = _paired_interval(stacked_a, stacked_b)
-        p_value = paired_crossed_p_value(np.stack(stacked_a).astype(float), np.stack(stacked_b).astype(float))
+        t_p_value = paired_crossed_p_value(np.stack(stacked_a).astype(float), np.stack(stacked_b).astype(float))
         if is_flipped:
             interval = Interval(-interval.estimate, -interval.high, -interval.low)
         interval = _moved(interval, means)
     else:
         interval = _t_interval(means)
-    return Difference(other, interval, None, len(pairs), num_texts, p_value)
+    return Difference(other, interval, None, len(pairs), num_texts, t_p_value)
 
 
 def _paired_runs(a: Cell, b: Cell) -> list[tuple[Run, Run]]:

@@ -60,7 +60,7 @@ def run(
             curve = tuned.fit(encoded.train, encoded.selection, spec.training, seed=derive_seed(spec.seed, "shuffle"))
         with progress.stage("test"):
             log_probabilities = tuned.predict(encoded.test)
-        learned = {"num_trainable": tuned.num_trainable, "sees": _seen(spec), **tuned.facts}
+        learned = {"num_trainable": tuned.num_trainable, "sees": _seen(spec), **_recipe(spec), **tuned.facts}
         learned |= _saved(tuned, settings, adapter_folder)
     predictions = _predictions(encoded, log_probabilities)
     return _record(spec, base, encoded, split.facts, curve, learned, predictions), predictions
@@ -76,6 +76,11 @@ def _set_budget(base: Base, asked: int) -> None:
 def _seen(spec: RunSpec) -> list[str]:
     """What the method was allowed to look at before the test."""
     return [*(["labelled texts"] if spec.num_labels else []), *spec.method.sees()]
+
+
+def _recipe(spec: RunSpec) -> dict[str, str]:
+    """Which recipe filled the open training knobs (docs/recipes)."""
+    return {} if spec.method.recipe is None or spec.training is None else {"recipe": spec.method.recipe.hash}
 
 
 def _predictions(encoded: Encoded, log_probabilities: np.ndarray) -> Predictions:

@@ -7,6 +7,7 @@ brings has dropout.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from handful.engine.stems import have_stems, in_parts, stem_scores
 from handful.errors import RunError, SpecError
 from handful.evaluation import accuracy, log_loss
 from handful.examples import EncodedExample
-from handful.identity import derive_seed
+from handful.identity import derive_seed, spec_id
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,11 @@ class Recipe:
     learning_rate: float
     loss: Literal["answer", "labels"]
     epochs: tuple[tuple[float, int], ...]
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits over all of it, for the record."""
+        return spec_id({**dataclasses.asdict(self), "epochs": [[str(bound), count] for bound, count in self.epochs]})
 
     def fill(self, cell: Mapping[str, Any], own_learning_rate: float | None) -> dict[str, Any]:
         """The cell's training section in full. The method's own learning rate goes before the section's."""

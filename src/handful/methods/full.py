@@ -25,6 +25,7 @@ class Full(Grafted):
     """All weights, no adapter."""
 
     name: ClassVar[str] = "full"
+    recipe: ClassVar[Recipe] = RECIPE
 
     start: Start = "raw"
     learning_rate: float | None = None

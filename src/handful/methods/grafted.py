@@ -23,7 +23,7 @@ from handful.engine.scoring import bare_label_scores, label_scores, normalise
 from handful.errors import RunError, SpecError
 from handful.examples import EncodedExample, Task
 from handful.methods.method import LANGUAGE_MODEL, UNLABELLED, Defaults, Given, needs_answers, needs_labels
-from handful.training import Curve, TrainingSpec, fit_graft
+from handful.training import Curve, Recipe, TrainingSpec, fit_graft
 
 FORMAT = 1
 SCORING_FILE = "scoring.json"
@@ -149,6 +149,7 @@ class Grafted(Defaults):
     """What the methods answer that train a graft."""
 
     name: ClassVar[str]
+    recipe: ClassVar[Recipe]
     start: Start
 
     def check(self, given: Given) -> None:

@@ -31,6 +31,7 @@ class LoRA(Grafted):
     """
 
     name: ClassVar[str] = "lora"
+    recipe: ClassVar[Recipe] = RECIPE
 
     rank: int = 8
     alpha: float = 16.0

@@ -38,6 +38,7 @@ class LoReFT(Grafted):
     """
 
     name: ClassVar[str] = "loreft"
+    recipe: ClassVar[Recipe] = RECIPE
 
     rank: int = 4
     layers: Literal["all"] | tuple[int, ...] = "all"

@@ -13,7 +13,7 @@ import numpy as np
 from handful.engine.base import Base
 from handful.errors import SpecError
 from handful.examples import EncodedExample, Task
-from handful.training import Curve, TrainingSpec
+from handful.training import Curve, Recipe, TrainingSpec
 
 
 class Tuned(Protocol):
@@ -91,6 +91,8 @@ def needs_answers(name: str, given: Given) -> None:
 class Defaults:
     """What most methods answer, for them to inherit."""
 
+    recipe: ClassVar[Recipe | None] = None
+
     def sees(self) -> tuple[str, ...]:
         """Nothing beside the labelled texts."""
         return ()
@@ -112,6 +114,8 @@ class Method(Protocol):
     """A frozen dataclass; its fields are its knobs in a study file."""
 
     name: ClassVar[str]
+    recipe: ClassVar[Recipe | None]
+    """What it fills its open training knobs from, if it trains."""
 
     def resolve(self, cell: Mapping[str, Any]) -> Mapping[str, Any]:
         """The cell (plain data per section) with this method's defaults filled and what it never reads fixed."""

@@ -30,6 +30,7 @@ class PromptTuning(Grafted):
     """
 
     name: ClassVar[str] = "prompt_tuning"
+    recipe: ClassVar[Recipe] = RECIPE
 
     num_virtual_tokens: int = 20
     init: Literal["text", "vocabulary", "random"] = "vocabulary"

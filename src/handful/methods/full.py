@@ -17,7 +17,7 @@ from handful.examples import Task
 from handful.methods.grafted import Grafted, GraftTuned, Start, check_start, start_prior
 from handful.training import Recipe
 
-RECIPE = Recipe(learning_rate=5e-5, loss="labels", epochs=((200, 5), (1000, 4), (float("inf"), 2)))
+RECIPE = Recipe(learning_rate=2e-5, loss="labels", epochs=((200, 5), (1000, 4), (float("inf"), 2)))
 
 
 @dataclass(frozen=True)

@@ -100,8 +100,8 @@ def test_dependent_rows_are_said_in_words() -> None:
 @pytest.mark.parametrize(
     "knobs",
     [
-        {},
-        {"tied": True},
+        {"first": 4},
+        {"first": 4, "tied": True},
         {"first": 0, "last": 3},
         {"first": 14, "last": 0, "layers": [0, 2]},
         {"layers": [1], "rank": 1},
@@ -196,7 +196,7 @@ def test_dropout_is_of_what_is_added_alone() -> None:
 def test_it_counts_its_numbers_and_saves_r_itself(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    with make("loreft", rank=2, last=3).attach(toy_base("llama"), TASK, seed=1) as tuned:
+    with make("loreft", rank=2, first=4, last=3).attach(toy_base("llama"), TASK, seed=1) as tuned:
         tuned.fit(TRAIN, [], TRAINING, seed=2)
         scores = tuned.predict(TEST)
         tuned.save(tmp_path)
@@ -205,17 +205,17 @@ def test_it_counts_its_numbers_and_saves_r_itself(tmp_path: Path) -> None:
     rows = load_file(tmp_path / "loreft.safetensors")["R"]
     assert float((rows @ rows.mT - torch.eye(2)).abs().max()) < 1e-5
     assert json.loads((tmp_path / "loreft.json").read_text())["format"] == 1
-    with make("loreft", rank=2, last=3).attach(toy_base("llama"), TASK, seed=9, saved=tmp_path) as again:
+    with make("loreft", rank=2, first=4, last=3).attach(toy_base("llama"), TASK, seed=9, saved=tmp_path) as again:
         assert np.abs(again.predict(TEST) - scores).max() < 1e-5
     with pytest.raises(RunError, match="rank 2 instead of 3"):
-        make("loreft", rank=3, last=3).attach(toy_base("llama"), TASK, seed=9, saved=tmp_path)
+        make("loreft", rank=3, first=4, last=3).attach(toy_base("llama"), TASK, seed=9, saved=tmp_path)
 
 
 def test_the_same_knobs_are_one_cell() -> None:
     cell = {"method": {}, "training": {}, "num_labels": 50, "seed": 0, "data": {}, "model": {}, "prompt": {}}
     one_end = [LoReFT(first=0, tied=tied).resolve(cell)["method"] for tied in (False, True)]
     assert one_end[0] == one_end[1]
-    orders = [LoReFT(layers=layers).resolve(cell)["method"] for layers in ((0, 2), (2, 0))]
+    orders = [LoReFT(first=4, layers=layers).resolve(cell)["method"] for layers in ((0, 2), (2, 0))]
     assert orders[0] == orders[1]
 
 

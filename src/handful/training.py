@@ -7,12 +7,11 @@ brings has dropout.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -80,28 +79,37 @@ class TrainingSpec:
 class Recipe:
     """A method's own choices where the study makes none, found on other data than IMDB (docs/recipes).
 
-    epochs: pairs (up to this N, epochs), the last one without end.
+    epochs, learning_rates: pairs (up to this N, value), the last one without end; learning_rate: the same at every N.
     """
 
     learning_rate: float
     loss: Literal["answer", "labels"]
     epochs: tuple[tuple[float, int], ...]
+    learning_rates: tuple[tuple[float, float], ...] = ()
 
     @property
     def hash(self) -> str:
         """16 hex digits over all of it, for the record."""
-        return spec_id({**dataclasses.asdict(self), "epochs": [[str(bound), count] for bound, count in self.epochs]})
+        return spec_id({"recipe": repr(self)})
 
     def fill(self, cell: Mapping[str, Any], own_learning_rate: float | None) -> dict[str, Any]:
         """The cell's training section in full. The method's own learning rate goes before the section's."""
         training = dict(cell["training"] or {})
         rate = own_learning_rate if own_learning_rate is not None else training.get("learning_rate")
-        training["learning_rate"] = float(rate if rate is not None else self.learning_rate)
+        if rate is None:
+            rate = _at(self.learning_rates, cell["num_labels"]) if self.learning_rates else self.learning_rate
+        training["learning_rate"] = float(rate)
         if "epochs" not in training and "updates" not in training:
-            num_labels = cell["num_labels"]
-            training["epochs"] = next(epochs for bound, epochs in self.epochs if num_labels <= bound)
+            training["epochs"] = _at(self.epochs, cell["num_labels"])
         training.setdefault("loss", self.loss)
         return training
+
+
+_Number = TypeVar("_Number", int, float)
+
+
+def _at(pairs: Sequence[tuple[float, _Number]], num_labels: int) -> _Number:
+    return next(value for bound, value in pairs if num_labels <= bound)
 
 
 @dataclass(frozen=True)

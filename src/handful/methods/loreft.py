@@ -21,7 +21,10 @@ from handful.examples import Task
 from handful.methods.grafted import Grafted, GraftTuned, Start, check_start, start_prior
 from handful.training import Recipe
 
-RECIPE = Recipe(learning_rate=2e-3, loss="labels", epochs=((200, 5), (1000, 4), (float("inf"), 2)))
+RECIPE = Recipe(
+    learning_rate=4e-3, loss="labels", epochs=((200, 5), (1000, 4), (float("inf"), 2)),
+    learning_rates=((50, 4e-3), (float("inf"), 1.6e-2)),
+)  # fmt: skip
 
 FORMAT = 1
 WEIGHTS_FILE, SHAPE_FILE = "loreft.safetensors", "loreft.json"
@@ -42,7 +45,7 @@ class LoReFT(Grafted):
 
     rank: int = 4
     layers: Literal["all"] | tuple[int, ...] = "all"
-    first: int = 4
+    first: int = 0
     last: int = 4
     tied: bool = False
     dropout: float = 0.0

@@ -11,9 +11,10 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from handful.report import FORMATS, print_table, write_report
+from handful.report import FORMATS, markdown, print_table, write_report
 from handful.report.figures import draw
-from handful.report.findings import findings
+from handful.report.findings import claim_sentences, findings
+from handful.report.tables import claims_table
 from handful.report.terminal import layout
 from handful.report.wording import printable, seconds, size
 from test_summary import LORA, TFIDF, ZERO_SHOT, Study, draws
@@ -328,3 +329,30 @@ def test_quantities() -> None:
     assert [size(value) for value in (None, 0, 999, 999_999, 13_400_000, 999_960_000, 3.2e9)] == [
         "\N{EN DASH}", "0 B", "999 B", "1.0 MB", "13.4 MB", "1.0 GB", "3.2 GB"]
     assert printable("a\x1b[31m\n b\x00") == "a\N{REPLACEMENT CHARACTER}[31m b\N{REPLACEMENT CHARACTER}"
+
+
+# -- claims -------------------------------------------------------------------------------------------------
+
+
+def test_claims_are_said_in_words_and_in_a_table(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    study.claims = [["tfidf", "lora"]]
+    for seed in (0, 1, 2):
+        study.finish({"name": "tfidf"}, 50, seed, draws(0.55, seed=seed))
+        study.finish({"name": "lora"}, 50, seed, draws(0.85, seed=10 + seed))
+        study.finish({"name": "tfidf"}, 150, seed, draws(0.80, seed=20 + seed))
+        study.finish({"name": "lora"}, 150, seed, draws(0.80, seed=30 + seed))
+    summary = study.summary
+    (sentence,) = claim_sentences(summary)
+    first, second = sentence.split("; ")
+    interval = summary.claims[0].difference.interval
+    assert interval is not None and interval.estimate < 0
+    assert first == (
+        f"lora beats tfidf by {-100 * interval.estimate:.1f} points "
+        f"[{-100 * interval.high:.1f}, {-100 * interval.low:.1f}] with 50 labels (same 200 texts, 3 seeds)"
+    )
+    assert second.startswith("can't tell tfidf from lora")
+    head, rows = claims_table(summary)
+    assert [row[head.index("verdict")] for row in rows] == ["differs", "can't tell"]
+    text = markdown.render(summary)
+    assert "## Claims" in text and "exploratory" in text

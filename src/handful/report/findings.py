@@ -16,8 +16,8 @@ NAMED = 3
 
 
 def findings(summary: Summary) -> list[str]:
-    """What the numbers allow to say, claims first, then the most useful; never empty."""
-    sentences = [claim_sentence(claim) for claim in summary.claims]
+    """What the numbers allow to say, most useful first; never empty."""
+    sentences = []
     for title, rows in zip(group_titles(summary), summary.groups, strict=True):
         found = _group_findings(rows, summary)
         if found and title:
@@ -26,18 +26,27 @@ def findings(summary: Summary) -> list[str]:
     return sentences + _unfinished(summary)
 
 
-def claim_sentence(claim: Claim) -> str:
-    """Such as "lora beats tfidf by 6.1 points [4.0, 8.2] with 150 labels, same 2,000 texts, 5 seeds."."""
+def claim_sentences(summary: Summary) -> list[str]:
+    """One for each pair that the study declared: "lora beats tfidf by 6.1 points [4.0, 8.2] with 150 labels (same 2,000
+    texts, 5 seeds)", number of labels after number, and "can't tell" where the data can't.
+    """
+    by_pair: dict[tuple[str, str], list[Claim]] = {}
+    for claim in summary.claims:
+        by_pair.setdefault((claim.first, claim.second), []).append(claim)
+    return ["; ".join(_claim_words(claim) for claim in claims) + "." for claims in by_pair.values()]
+
+
+def _claim_words(claim: Claim) -> str:
     interval = claim.difference.interval
     assert interval is not None
-    seeds = plural(claim.difference.num_seeds, "seed")
-    told = f"with {plural(claim.num_labels, 'label')}, same {claim.difference.num_texts:,} texts, {seeds}"
+    texts, seeds = claim.difference.num_texts, plural(claim.difference.num_seeds, "seed")
+    told = f"with {plural(claim.num_labels, 'label')} (same {texts:,} texts, {seeds})"
     if not claim.is_settled:
-        return f"These texts can't tell {claim.first} from {claim.second} {told}: {points(interval)} points."
+        return f"can't tell {claim.first} from {claim.second}, {points(interval)} points, {told}"
     first, second = claim.first, claim.second
     if interval.estimate < 0:
         first, second, interval = second, first, Interval(-interval.estimate, -interval.high, -interval.low)
-    return f"{first} beats {second} by {percent(interval.estimate)} points {bounds(interval)} {told}."
+    return f"{first} beats {second} by {percent(interval.estimate)} points {bounds(interval)} {told}"
 
 
 def _group_findings(rows: Sequence[Row], summary: Summary) -> list[str]:

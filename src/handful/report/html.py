@@ -16,7 +16,7 @@ from markupsafe import Markup
 from handful.report import wording
 from handful.report.figures import Figure, draw
 from handful.report.figures.training import rows_with_curves
-from handful.report.findings import findings
+from handful.report.findings import claim_sentences, findings
 from handful.report.provenance import protocol_lines, provenance_lines
 from handful.report.tables import (
     Table,
@@ -52,6 +52,7 @@ def page(summary: Summary, figures: Mapping[str, Figure], excerpts: Excerpts) ->
         style=Markup(_shipped("page.css")),
         progress=wording.progress(summary),
         findings=findings(summary),
+        claims=claim_sentences(summary),
         notes=summary.provenance.plan_notes,
         protocol=protocol_lines(summary),
         figures={name: figures.get(name) for name in ("error", "cost", "training")},
@@ -180,7 +181,8 @@ def _mistake(mistake: Mistake, part: Mistakes, excerpts: Excerpts) -> dict[str, 
 
 def _folded_tables(summary: Summary) -> list[dict[str, Any]]:
     tables = (
-        ("Claims", "What the study declared before it ran; Holm's p counts all of them.", claims_table(summary)),
+        ("Claims, one by one", "What the study declared before it ran; Holm's p counts all of them.",
+         claims_table(summary)),
         ("All numbers", "", numbers_table(summary)),
         ("Paired differences", "Row minus the one it is set against, paired by seed and by test text.",
          differences_table(summary)),

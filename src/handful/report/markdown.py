@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from handful.report.findings import findings
+from handful.report.findings import claim_sentences, findings
 from handful.report.provenance import protocol_lines, provenance_lines
 from handful.report.tables import (
     claims_table,
@@ -47,6 +47,8 @@ def render(summary: Summary) -> str:
     blocks.append(_pairs(protocol_lines(summary)))
     if summary.has_results:
         blocks.append("![Error against number of labels](error.svg)")
+    if summary.claims:
+        blocks += ["## Claims", "\n".join(f"- {_escape(sentence)}" for sentence in claim_sentences(summary))]
     blocks.append("## Accuracy")
     for title, rows in zip(group_titles(summary), summary.groups, strict=True):
         if title:
@@ -66,7 +68,7 @@ def render(summary: Summary) -> str:
     if shared:
         blocks += ["## Duplicates and cut texts", _pairs(shared)]
     for title, (columns, body) in (
-        ("Claims", claims_table(summary)),
+        ("Claims, one by one", claims_table(summary)),
         ("Over prompts", spreads_table(summary)),
         *((pivot_title(pivot), pivot_table(pivot, summary.columns)) for pivot in summary.pivots),
         ("Costs", cost_table(summary)),

@@ -254,7 +254,9 @@ def run_plan(
         stored = folder.execution()
         settings = default_settings(execution, stored, fitting)
         for spec in pending_runs(plan, folder):
-            any(folder.take_over(other, spec.spec_id) for other in others)
+            for other in others:
+                if folder.take_over(other, spec.spec_id):
+                    break
         pending = pending_runs(plan, folder)
         finished = len(plan.distinct) - len(pending)
         folder.write_execution(_kept_settings(settings, stored, finished))

@@ -27,7 +27,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 1e-3}
 
 OWN_ROUNDING = 1.5
 """In 16 bits: how many times as far from float32 as the model itself the packed way may be, root mean square. Seen
-on random weights of many widths: 0.8 to 1.2."""
+on random weights, widely and narrowly drawn, on a CPU and an H200: 0.7 to 1.2."""
 
 Rows = dict[tuple[int, int, int], Tensor]
 
@@ -60,7 +60,8 @@ def check_path(base: Base, dtype: torch.dtype) -> PathCheck:
     if error_size > bound and dtype.itemsize == 2 and _is_plainly(base, dtype):
         with _float32(base):
             truth = _as_it_is(base, items)
-        error_size, times = _largest_error(ours, truth), _mean_error(ours, truth) / _mean_error(theirs, truth)
+        error_size = _largest_error(ours, truth)
+        times = _mean_error(ours, truth) / max(_mean_error(theirs, truth), 1e-30)
         told = f" from float32, {times:.1f} times the model's own rounding"
         is_exact = times <= OWN_ROUNDING
     else:

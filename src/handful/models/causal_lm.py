@@ -17,7 +17,7 @@ from handful.engine.base import Base, PathCheck
 from handful.engine.check import check_path
 from handful.engine.memory import keep_freed_memory_where_plenty
 from handful.errors import ModelError
-from handful.models.checkpoint import check_folder, content_hash, find, first_line, read_config
+from handful.models.checkpoint import check_folder, content_hash, find, first_line, load_tokenizer, read_config
 
 SHIPPED = ("reviews-llama-5m",)
 """Bases inside the package, by name."""
@@ -67,16 +67,7 @@ class CausalLM:
 
     def load_tokenizer(self) -> Any:
         """The tokenizer alone. Raises ModelError when there is none."""
-        from transformers import AutoTokenizer
-
-        folder = self._folder()
-        try:
-            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        except Exception as error:
-            raise ModelError(
-                f"the model {self.checkpoint!r} has no tokenizer that can be loaded ({first_line(error)}): "
-                "save it into the same folder with tokenizer.save_pretrained(FOLDER)"
-            ) from None
+        return load_tokenizer(self._folder(), self.checkpoint)
 
     def load(self, device: str = "cpu") -> Base:
         """Weights and tokenizer on a device, with the packed way checked. Raises ModelError."""

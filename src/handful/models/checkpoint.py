@@ -120,6 +120,19 @@ def content_hash(folder: Path, also: Sequence[str] = ()) -> str:
     return "sha256:" + hashlib.sha256(canonical_json(files).encode()).hexdigest()
 
 
+def load_tokenizer(folder: Path, name: str) -> Any:
+    """A folder's tokenizer. Raises ModelError when there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:
+        raise ModelError(
+            f"the model {name!r} has no tokenizer that can be loaded ({first_line(error)}): "
+            "save it into the same folder with tokenizer.save_pretrained(FOLDER)"
+        ) from None
+
+
 def first_line(error: Exception) -> str:
     """The first line of a library's message, without the machine's paths being the whole of it."""
     text = str(error).strip().splitlines()

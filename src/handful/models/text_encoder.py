@@ -18,7 +18,15 @@ import torch
 from handful.engine.base import Base, PathCheck
 from handful.engine.memory import keep_freed_memory_where_plenty
 from handful.errors import ModelError
-from handful.models.checkpoint import ENCODER_FILES, check_folder, content_hash, find, first_line, read_config
+from handful.models.checkpoint import (
+    ENCODER_FILES,
+    check_folder,
+    content_hash,
+    find,
+    first_line,
+    load_tokenizer,
+    read_config,
+)
 
 OFFSET_POSITIONS = (
     "roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "longformer", "roberta-prelayernorm", "data2vec-text",
@@ -93,15 +101,7 @@ class TextEncoder:
 
     def load_tokenizer(self) -> Any:
         """The tokenizer alone. Raises ModelError when there is none."""
-        from transformers import AutoTokenizer
-
-        try:
-            return AutoTokenizer.from_pretrained(self._folder(), trust_remote_code=False)
-        except Exception as error:
-            raise ModelError(
-                f"the model {self.checkpoint!r} has no tokenizer that can be loaded ({first_line(error)}): "
-                "save it into the same folder with tokenizer.save_pretrained(FOLDER)"
-            ) from None
+        return load_tokenizer(self._folder(), self.checkpoint)
 
     def load(self, device: str = "cpu") -> Base:
         """Weights and tokenizer on a device. Raises ModelError."""

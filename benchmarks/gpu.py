@@ -59,7 +59,9 @@ from gpu_ground import (
     to_nf4,
 )
 from gpu_trainer import TrainerPeer
+from handful.engine import chains
 from handful.engine.base import Base, PathCheck
+from handful.engine.budget import fitting_budget
 from handful.engine.graft import Graft
 from handful.engine.scoring import label_scores
 from handful.examples import Task
@@ -152,8 +154,11 @@ def speed(work: str, settings: Settings, sample: Sample, token_budget: int, run:
 
 
 def with_path(figures: Figures, base: Base, rate: float) -> Figures:
-    """The figures, and which way the engine went at what measured rate of the device."""
-    return {**figures, "square TFLOP/s": rate / 1e12, "path": str(base.path)}
+    """The figures, which way the engine went at what measured rate of the device, and the token budget that a study
+    would have found by measuring.
+    """
+    found = fitting_budget(base)
+    return {**figures, "square TFLOP/s": rate / 1e12, "budget by measuring": found, "path": str(base.path)}
 
 
 # --- the work itself ----------------------------------------------------------------------------------------
@@ -200,9 +205,8 @@ def scoring_sample(base: Base, settings: Settings) -> Sample:
 
 def training_sample(base: Base, settings: Settings) -> Sample:
     """As many prompts as can be trained on in time."""
-    return affordable(
-        settings, lambda few: train_ours(base, settings, few, Measured()), settings.repeats, settings.batch_size
-    )
+    passes = settings.repeats * (2 if settings.device.type == "cuda" else 1)
+    return affordable(settings, lambda few: train_ours(base, settings, few, Measured()), passes, settings.batch_size)
 
 
 # --- the sections -------------------------------------------------------------------------------------------
@@ -233,12 +237,21 @@ def score_section(settings: Settings) -> Iterator[Row]:
 
 
 def train_section(settings: Settings) -> Iterator[Row]:
-    """LoRA training through the engine."""
+    """LoRA training through the engine, in turn with the same without compiled chains (engine/chains.py)."""
     base, rate = fresh_base(settings, budget("train", settings)), square_rate(settings)
     sample = training_sample(base, settings)
-    run = training_runs(base, settings, sample)
+    run, plainly = Measured(), Measured()
+    for _ in range(settings.repeats):
+        train_ours(base, settings, sample, run)
+        if settings.device.type == "cuda":
+            with chains.plain():
+                train_ours(base, settings, sample, plainly)
     figures = speed("train", settings, sample, base.token_budget, run, rate)
     yield Row(f"train {settings.model.name}", with_path(figures, base, rate))
+    if plainly.seconds:
+        figures = {"time over ours": plainly.median / run.median}
+        figures |= speed("train", settings, sample, base.token_budget, plainly, rate)
+        yield Row(f"train {settings.model.name}, chains not compiled", figures)
 
 
 def trainer_section(settings: Settings) -> Iterator[Row]:

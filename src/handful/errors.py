@@ -58,3 +58,9 @@ def nearest(given: str, known: Iterable[str]) -> str:
     """`" Did you mean X?"` for the closest of `known`, or an empty string when none is close."""
     close = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a library's message, without the machine's paths being the whole of it."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__

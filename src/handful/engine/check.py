@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from handful.engine import chains
 from handful.engine.base import Base, PathCheck
 from handful.engine.batching import Batch, batches, padded_batches
 from handful.engine.forward import answer_logits
@@ -44,6 +45,8 @@ def check_path(base: Base, dtype: torch.dtype) -> PathCheck:
         return PathCheck(False, f"plain path, because {error}")
     bounds = [bound for bound in (base.context_length, base.facts.get("sliding_window"), 4096) if bound]
     items = _probe(int(base.facts["vocabulary"]), min(bounds))
+    in_chains = chains.prepare(base.device, dtype)
+    added = "" if in_chains is None else f"; {in_chains}"
     graft = Graft()
     ours: Rows = {}
     try:
@@ -68,7 +71,7 @@ def check_path(base: Base, dtype: torch.dtype) -> PathCheck:
         is_exact = error_size <= bound
     if not is_exact:
         return PathCheck(False, f"plain path, because the packed way is off by {error_size:.0e}{told}", error_size)
-    return PathCheck(True, f"fast path, checked: largest error {error_size:.0e}{told}", error_size)
+    return PathCheck(True, f"fast path, checked: largest error {error_size:.0e}{told}{added}", error_size)
 
 
 def _as_it_is(base: Base, items: Sequence[Item]) -> Rows:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from handful.engine import chains
+
 CPU_TILE = 512
 """Rows that go through a CPU together: the MLP of a tile at width 768 takes 1.5 MB."""
 
@@ -135,18 +137,20 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return rotate_(x.clone(), cos, sin)
+        return chains.rotated(x, cos, sin, -1.0) if chains.are_compiled(x) else rotate_(x.clone(), cos, sin)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
+        if chains.are_compiled(grads[0]):
+            return chains.rotated(grads[0], cos, sin, 1.0), None, None
         return rotate_(grads[0].clone(), cos, sin, back=True), None, None
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """`rotate_` into a new tensor, with a gradient; in place where no gradient is asked for."""
     if not (torch.is_grad_enabled() and x.requires_grad):
-        return rotate_(x, cos, sin)
+        return chains.rotated(x, cos, sin, -1.0) if chains.are_compiled(x) else rotate_(x, cos, sin)
     result: Tensor = _Rotate.apply(x, cos, sin)
     return result
 
@@ -235,6 +239,8 @@ class _NormLinears(torch.autograd.Function):
                 if d_h is not None:
                     if kept is None:
                         d_h.addmm_(d_small, each.added.down.to(g.dtype))
+                    elif chains.are_compiled(d_h):
+                        d_h = chains.with_let_through(d_h, d_small @ each.added.down.to(g.dtype), kept)
                     else:
                         d_h.add_((d_small @ each.added.down.to(g.dtype)).mul_(kept))
             if d_x is not None and d_h is not None:
@@ -266,15 +272,18 @@ class GatedMLP:
     down: Tensor
     is_gelu: bool
 
-    def activate(self, x: Tensor) -> Tensor:
-        """The gate's activation."""
-        return F.gelu(x, approximate="tanh") if self.is_gelu else F.silu(x)
+    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        """act(gate) * up, from their products."""
+        if chains.are_compiled(gate):
+            return chains.gated(gate, up, self.is_gelu)
+        return chains.activation(gate, self.is_gelu).mul_(up)
 
-    def activate_backward(self, grad: Tensor, x: Tensor) -> Tensor:
-        """Gradient to the gate's product."""
-        if self.is_gelu:
-            return torch.ops.aten.gelu_backward(grad, x, approximate="tanh")  # type: ignore[no-any-return]
-        return torch.ops.aten.silu_backward(grad, x)  # type: ignore[no-any-return]
+    def gated_backward(self, grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients to gate and up, given the one to `gated`, which is used up."""
+        if chains.are_compiled(gate):
+            return chains.gated_backward(grad, gate, up, self.is_gelu)
+        d_up = chains.activation(gate, self.is_gelu).mul_(grad)
+        return chains.activation_backward(grad.mul_(up), gate, self.is_gelu), d_up
 
 
 class _NormMLP(torch.autograd.Function):
@@ -295,9 +304,9 @@ class _NormMLP(torch.autograd.Function):
             if keeps:
                 gate = torch.mm(h, mlp.gate.T, out=gates[tile])
                 up = torch.mm(h, mlp.up.T, out=ups[tile])
-                active = mlp.activate(gate).mul_(up)
+                active = mlp.gated(gate, up)
             else:
-                active = mlp.activate(h @ mlp.gate.T).mul_(h @ mlp.up.T)
+                active = mlp.gated(h @ mlp.gate.T, h @ mlp.up.T)
             if adds:
                 torch.addmm(x[tile], active, mlp.down.T, out=result[tile])
             else:
@@ -312,9 +321,7 @@ class _NormMLP(torch.autograd.Function):
         d_x = torch.empty_like(x)
         for tile in tiles(x.shape[0], x.device):
             gate, up, g = gates[tile], ups[tile], grad[tile]
-            d_active = g @ mlp.down
-            d_up = mlp.activate(gate).mul_(d_active)
-            d_gate = mlp.activate_backward(d_active.mul_(up), gate)
+            d_gate, d_up = mlp.gated_backward(g @ mlp.down, gate, up)
             d_h = (d_gate @ mlp.gate).addmm_(d_up, mlp.up)
             part = _norm_backward(d_h, x[tile], inverse[tile], norm)
             d_x[tile] = part.add_(g) if ctx.adds else part

@@ -16,8 +16,8 @@ import torch
 from handful.engine.base import Base, PathCheck
 from handful.engine.check import check_path
 from handful.engine.memory import keep_freed_memory_where_plenty
-from handful.errors import ModelError
-from handful.models.checkpoint import check_folder, content_hash, find, first_line, load_tokenizer, read_config
+from handful.errors import ModelError, first_line
+from handful.models.checkpoint import check_folder, content_hash, find, load_tokenizer, read_config
 
 SHIPPED = ("reviews-llama-5m",)
 """Bases inside the package, by name."""

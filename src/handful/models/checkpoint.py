@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from handful.errors import ModelError, nearest
+from handful.errors import ModelError, first_line, nearest
 from handful.identity import canonical_json, file_hash
 
 _FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
@@ -131,9 +131,3 @@ def load_tokenizer(folder: Path, name: str) -> Any:
             f"the model {name!r} has no tokenizer that can be loaded ({first_line(error)}): "
             "save it into the same folder with tokenizer.save_pretrained(FOLDER)"
         ) from None
-
-
-def first_line(error: Exception) -> str:
-    """The first line of a library's message, without the machine's paths being the whole of it."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__

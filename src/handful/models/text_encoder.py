@@ -17,13 +17,12 @@ import torch
 
 from handful.engine.base import Base, PathCheck
 from handful.engine.memory import keep_freed_memory_where_plenty
-from handful.errors import ModelError
+from handful.errors import ModelError, first_line
 from handful.models.checkpoint import (
     ENCODER_FILES,
     check_folder,
     content_hash,
     find,
-    first_line,
     load_tokenizer,
     read_config,
 )

@@ -78,14 +78,14 @@ def scores_and_gradients(kind: str) -> list[Tensor]:
         return results + [parameter.grad for parameter in trained]
 
 
-@pytest.mark.parametrize("kind", ["llama", "gemma2", "qwen3"])
+@pytest.mark.parametrize("kind", ["llama", "gemma", "qwen3"])
 def test_a_model_with_compiled_chains_scores_and_learns_alike(kind: str) -> None:
     plainly = scores_and_gradients(kind)
     with chains.compiled("aot_eager"), recording() as journal:
         compiled = scores_and_gradients(kind)
         assert chains.are_compiled(compiled[0]) and not journal.notes and len(chains._chains._made) == 4
     for ours, theirs in zip(compiled, plainly, strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-5 * max(1.0, float(theirs.abs().max())))
+        assert torch.allclose(ours, theirs, atol=5e-5 * max(1.0, float(theirs.abs().max())))
 
 
 def test_what_cannot_be_compiled_stays_plain_and_says_so() -> None:

@@ -228,9 +228,11 @@ def _drawn(folder: Path, size: int) -> set[str]:
     from handful.data import draw_split, load_dataset
     from handful.data.table_file import TableFile
     from handful.identity import derive_seed
+    from handful.protocols import DEFAULT
 
     table = TableFile(path=str(folder / "train.csv"), test_path=str(folder / "test.csv"), id="id")
-    return {example.id for example in draw_split(load_dataset(table), size, derive_seed(0, "sample")).train}
+    split = draw_split(load_dataset(table), size, derive_seed(0, "sample"), DEFAULT.selection_size)
+    return {example.id for example in split.train}
 
 
 def _study_text(folder: Path, model: Path, sizes: Sequence[int]) -> str:

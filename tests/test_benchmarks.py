@@ -189,7 +189,8 @@ def test_every_cell_of_the_study_has_the_texts_that_handful_draws(
     planned = plan_study(read_study(str(folder / "study.toml")))
     assert len(planned.distinct) == 6
     for spec in planned.distinct:
-        split = draw_split(load_dataset(spec.data), spec.num_labels, derive_seed(spec.seed, "sample"))
+        size = spec.protocol.selection_size
+        split = draw_split(load_dataset(spec.data), spec.num_labels, derive_seed(spec.seed, "sample"), size)
         cell = json.loads((folder / f"cell-{spec.num_labels}-{spec.method.dropout}.json").read_text())
         assert {entry["text"] for entry in cell["train"]} == {example.fields["text"] for example in split.train}
         assert {entry["text"] for entry in cell["test"]} == {example.fields["text"] for example in split.test}

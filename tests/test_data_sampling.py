@@ -5,12 +5,18 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
+from functools import partial
 
 import pytest
 
-from handful.data.sampling import draw_split, quota_order, selection_size
+from handful.data import sampling
+from handful.data.sampling import quota_order
 from handful.errors import DataError
 from handful.examples import UNLABELLED, Dataset, Example
+from handful.protocols import Holdout
+from handful.protocols.holdout import held_out
+
+draw_split = partial(sampling.draw_split, selection_size=Holdout().selection_size)
 
 
 def examples(counts: list[int], prefix: str = "train") -> list[Example]:
@@ -135,13 +141,13 @@ def test_quota_order_leaves_what_it_must() -> None:
 
 def test_selection_sizes() -> None:
     sizes = {0: 0, 10: 0, 50: 0, 51: 10, 150: 30, 500: 100, 2500: 500, 5000: 1000, 25_000: 1000}
-    assert {num_labels: selection_size(num_labels) for num_labels in sizes} == sizes
+    assert {num_labels: Holdout().selection_size([num_labels]) for num_labels in sizes} == sizes
 
 
 @pytest.mark.parametrize("num_labels", [50, 51, 150, 500])
 def test_selection_is_carved_out_of_the_drawn(num_labels: int) -> None:
     split = draw_split(make([500, 300]), num_labels, 0)
-    assert len(split.selection) == selection_size(num_labels)
+    assert len(split.selection) == Holdout().selection_size([num_labels])
     assert len(split.train) + len(split.selection) == num_labels
     held_out = Counter(example.label for example in split.selection)
     for name, count in split.facts["class_counts"].items():
@@ -163,7 +169,7 @@ def test_selection_shrinks_when_train_would_lose_a_label() -> None:
         "made", names, ("text",), tuple(examples(counts)), tuple(examples([1], "test")), (), "r"
     )
     split = draw_split(dataset, 62, 0)
-    assert selection_size(62) == 12
+    assert held_out(62) == 12
     assert len(split.selection) == 2
     assert len({example.label for example in split.train}) == 60
 

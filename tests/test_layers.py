@@ -31,7 +31,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "executors",
         "run",
         "spec",
-        "data | prompts | models | methods",
+        "data | prompts | models | methods | protocols",
         "training",
         "evaluation",
         "engine",

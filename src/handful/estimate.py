@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from handful.data import load_dataset, selection_size
+from handful.data import load_dataset
 from handful.engine.packing import MIN_SHARED_TOKENS, common_prefix, num_inner
 from handful.examples import EncodedExample, Example, Split
 from handful.models.model import Model
@@ -293,9 +293,10 @@ def _with_base(
     packed = min(settings.token_budget, test_tokens)
     passes = spec.method.passes()
     if passes and spec.training is not None:
-        num_selection = selection_size(spec.num_labels)
+        num_selection = _num_selection(spec)
         num_train = max(spec.num_labels - num_selection, 1)
         updates, batch = spec.training.num_updates(num_train), spec.training.batch_size
+        updates = round(updates * spec.protocol.fits(spec.num_labels))
         packs = math.ceil(batch * (own + lengths.train_answer) / room)
         per_update = batch * (own + lengths.train_answer) + packs * root
         packed = min(settings.token_budget, per_update)
@@ -324,6 +325,12 @@ def _memory_bytes(spec: RunSpec, shape: Shape, settings: RunSettings, passes: fl
         # 16 bits float32 masters and their gradients.
         total += 2 * weights + (2 if number == 4 else 4) * 4 * shape.parameters
     return round(total)
+
+
+def _num_selection(spec: RunSpec) -> int:
+    """Texts held out, were the labels drawn evenly."""
+    num_classes = len(load_dataset(spec.data).label_names)
+    return spec.protocol.selection_size([spec.num_labels // num_classes] * num_classes)
 
 
 def _num_test(spec: RunSpec) -> int:

@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +53,18 @@ def run(
     base = bases.resident(spec.model, settings.device)
     _set_budget(base, settings.token_budget)
     dataset = load_dataset(spec.data)
-    split = draw_split(dataset, spec.num_labels, seed=derive_seed(spec.seed, "sample"))
+    split = draw_split(dataset, spec.num_labels, derive_seed(spec.seed, "sample"), spec.protocol.selection_size)
     with progress.stage("encode"):
         encoded = encode(split, spec.prompt, base.tokenizer)
-    with spec.method.attach(base, encoded.task, seed=derive_seed(spec.seed, "init")) as tuned:
+    attach = partial(spec.method.attach, base, encoded.task, seed=derive_seed(spec.seed, "init"))
+    order = derive_seed(spec.seed, "shuffle")
+    training, found = spec.protocol.settle(spec.training, encoded, attach, order)
+    with attach() as tuned:
         with progress.stage("train"):
-            curve = tuned.fit(encoded.train, encoded.selection, spec.training, seed=derive_seed(spec.seed, "shuffle"))
+            curve = tuned.fit(encoded.train, spec.protocol.selects_on(encoded), training, seed=order)
         with progress.stage("test"):
             log_probabilities = tuned.predict(encoded.test)
-        learned = {"num_trainable": tuned.num_trainable, "sees": _seen(spec), **_recipe(spec), **tuned.facts}
+        learned = {"num_trainable": tuned.num_trainable, "sees": _seen(spec), **_recipe(spec), **found, **tuned.facts}
         learned |= _saved(tuned, settings, adapter_folder)
     predictions = _predictions(encoded, log_probabilities)
     return _record(spec, base, encoded, split.facts, curve, learned, predictions), predictions

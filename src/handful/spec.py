@@ -25,26 +25,30 @@ from handful import data as data_family
 from handful import identity
 from handful import models as model_family
 from handful import prompts as prompt_family
+from handful import protocols as protocol_family
 from handful.data.source import DataSource
 from handful.errors import HandfulError, SpecError, nearest
 from handful.methods import METHODS
 from handful.methods.method import Given, Method
 from handful.models.model import Model
 from handful.prompts.prompt import Prompt
+from handful.protocols.protocol import LabelProtocol
 from handful.training import TrainingSpec
 
-SECTIONS = ("data", "model", "prompt", "method", "training", "num_labels", "seed")
+SECTIONS = ("data", "model", "prompt", "method", "training", "protocol", "num_labels", "seed")
 FAMILIES: Mapping[str, Mapping[str, type]] = {
     "data": data_family.DATA,
     "model": model_family.MODELS,
     "prompt": prompt_family.PROMPTS,
     "method": METHODS,
+    "protocol": protocol_family.PROTOCOLS,
 }
 DEFAULT_NAMES = {"model": "causal_lm"}
 DEFAULTS: Mapping[str, Any] = {
     "model": {"name": "causal_lm", "checkpoint": "reviews-llama-5m"},
     "prompt": {"name": "cloze"},
     "training": {},
+    "protocol": {"name": protocol_family.DEFAULT.name},
     "num_labels": 0,
     "seed": 0,
 }
@@ -65,6 +69,7 @@ class RunSpec:
     training: TrainingSpec | None
     num_labels: int
     seed: int
+    protocol: LabelProtocol = protocol_family.DEFAULT
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data with every open value filled, without what only says where things lie."""
@@ -76,6 +81,8 @@ class RunSpec:
         }
         if self.training is not None:
             plain["training"] = member_dict(self.training)
+        if self.protocol != protocol_family.DEFAULT:
+            plain["protocol"] = member_dict(self.protocol)
         return plain | {"num_labels": self.num_labels, "seed": self.seed}
 
     @property
@@ -237,12 +244,22 @@ def _check_axes(place: str, fixed: Mapping[str, Any], grid: Mapping[str, Any], p
 def _cells(fixed: Mapping[str, Any], grid: Mapping[str, Any], model: str | None) -> Iterator[dict[str, Any]]:
     """Every combination of a grid's items; what the grid does not name is fixed, or has its default."""
     axes = [(key, grid[key] if key in grid else [fixed.get(key, DEFAULTS.get(key))]) for key in SECTIONS]
+    names_seed = "seed" in grid or "seed" in fixed
     for values in itertools.product(*(values for _, values in axes)):
         cell = {key: _named(key, value) for (key, _), value in zip(axes, values, strict=True)}
         asked = cell["model"]
         if model is not None and isinstance(asked, dict) and _speaks(asked.get("name")):
             cell["model"] = {k: v for k, v in cell["model"].items() if k != "revision"} | {"checkpoint": model}
-        yield cell
+        for seed in [cell["seed"]] if names_seed else range(_default_seeds(cell)):
+            yield cell | {"seed": seed}
+
+
+def _default_seeds(cell: Mapping[str, Any]) -> int:
+    """How many seeds its protocol runs where the study names none."""
+    protocol = build_member("protocol", cell["protocol"], [])
+    number = cell["num_labels"]
+    is_number = isinstance(number, int) and not isinstance(number, bool)
+    return int(protocol.default_seeds(number)) if protocol is not None and is_number else 1
 
 
 def _speaks(model: Any) -> bool:
@@ -295,7 +312,8 @@ def resolve_cell(asked: Mapping[str, Any], device: str = "auto") -> RunSpec:
     if problems:
         raise SpecError(problems)
     method: Method = build_member("method", asked["method"], problems)
-    cell = method.resolve({key: asked[key] for key in SECTIONS})
+    protocol: LabelProtocol = build_member("protocol", asked["protocol"], problems)
+    cell = method.resolve({key: asked[key] for key in SECTIONS} | {"training": protocol.fill(asked["training"])})
     method = build_member("method", cell["method"], problems)
     source = _resolved_data(identity.canonical_json(cell["data"]))
     dataset = data_family.load_dataset(source)
@@ -305,7 +323,9 @@ def resolve_cell(asked: Mapping[str, Any], device: str = "auto") -> RunSpec:
     training = build(TrainingSpec, cell["training"], "training", problems) if cell["training"] is not None else None
     if problems:
         raise SpecError(problems)
-    spec = RunSpec(source, base, prompt, method, training, cell["num_labels"], cell["seed"])
+    # Where nothing trains there is nothing to choose, whoever would choose it.
+    protocol = protocol_family.DEFAULT if training is None else protocol
+    spec = RunSpec(source, base, prompt, method, training, cell["num_labels"], cell["seed"], protocol)
     texts = len(dataset.train) + len(dataset.unlabelled) if dataset.test else spec.num_labels
     answers = bool(prompt.answers)
     method.check(

@@ -27,6 +27,7 @@ from handful.executors.environment import available_cores
 from handful.identity import canonical_json, derive_seed
 from handful.models.model import Model
 from handful.prompts import check_prompt, encode
+from handful.protocols import DEFAULT
 from handful.results import StudyFolder
 from handful.run import RunSettings
 from handful.spec import FAMILIES, ExecutionSpec, RunSpec, StudySpec, resolve_cell
@@ -138,6 +139,8 @@ def told(asked: Mapping[str, Any], spec: RunSpec) -> dict[str, Any]:
                 # The method reads no base, so nothing resolved it: its name is all there is to tell.
                 given["checkpoint"] = Path(str(checkpoint)).expanduser().resolve().name
             plain[family] = given
+    if spec.protocol == DEFAULT:
+        del plain["protocol"]
     return plain
 
 
@@ -147,7 +150,9 @@ def _problems_of_draws(plan: Plan) -> list[str]:
     draws = {(canonical_json(spec.as_dict()["data"]), spec.num_labels): spec for spec in plan.distinct}
     for spec in draws.values():
         try:
-            draw_split(load_dataset(spec.data), spec.num_labels, derive_seed(spec.seed, "sample"))
+            draw_split(
+                load_dataset(spec.data), spec.num_labels, derive_seed(spec.seed, "sample"), spec.protocol.selection_size
+            )
         except DataError as error:
             problems.append(str(error))
     return problems

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -73,6 +73,35 @@ class TrainingSpec:
         if self.updates is not None:
             return self.updates
         return math.ceil((self.epochs or 1) * num_train / self.batch_size)
+
+
+@dataclass(frozen=True)
+class Settled(TrainingSpec):
+    """A training section, and what a protocol settled beyond it. Never in a spec: the protocol is.
+
+    evaluations: the selection is looked at so many times, evenly spread; None: after every epoch. stop: share of the
+    updates after which training ends, on the schedule of all of them. patience: looks without improvement after which
+    it ends, too. by, looks_at, rule: what chooses, on which texts, and in words. watched: texts whose accuracy is
+    written down at every look, and never used.
+    """
+
+    evaluations: int | None = None
+    stop: float = 1.0
+    patience: int | None = None
+    by: Literal["log_loss", "accuracy"] = "log_loss"
+    looks_at: Literal["selection", "test"] = "selection"
+    rule: str | None = None
+    watched: tuple[EncodedExample, ...] = field(default=(), repr=False, compare=False)
+
+    @classmethod
+    def of(cls, training: TrainingSpec, **settled: Any) -> Settled:
+        """The same section with these in place."""
+        return cls(**{knob.name: getattr(training, knob.name) for knob in fields(training)} | settled)
+
+
+def marks(total: int, evaluations: int) -> list[int]:
+    """The updates, of `total`, after which a share 1/evaluations, 2/evaluations, ... of them is done."""
+    return [max(1, math.ceil(total * number / evaluations)) for number in range(1, evaluations + 1)]
 
 
 @dataclass(frozen=True)
@@ -161,9 +190,12 @@ class _Masters:
 
 @dataclass
 class _Best:
-    log_loss: float = math.inf
+    """measure: the lowest log-loss, or the highest accuracy's negative; looks_since: without a better one."""
+
+    measure: float = math.inf
     update: int = 0
     tensors: list[Tensor] = field(default_factory=list)
+    looks_since: int = 0
 
 
 def fit_graft(
@@ -190,6 +222,7 @@ def fit_graft(
         lambda: normalise(label_scores(base, selection, graft) + offset),
         training,
         seed,
+        lambda examples: normalise(label_scores(base, examples, graft) + offset),
     )
 
 
@@ -201,12 +234,14 @@ def optimise(
     selection_scores: Callable[[], np.ndarray],
     training: TrainingSpec,
     seed: int,
+    scores_of: Callable[[Sequence[EncodedExample]], np.ndarray],
 ) -> Curve:
     """Trains `parameters` in place, and leaves them as they were at the chosen update.
 
     step: (members of `num_train`, seed of the dropout) -> their mean loss, its gradient added. selection_scores:
     [selection, labels] log-probabilities as things stand; they choose the epoch by log-loss where there are
-    selection_labels, else the last update stays. Raises RunError when the loss is not a number or explodes.
+    selection_labels, else the last update stays. scores_of: the same for any texts. Raises RunError when the loss is
+    not a number or explodes.
     """
     if not num_train:
         raise RunError("there are no labelled texts to train on: num_labels must be above 0 for this method")
@@ -219,7 +254,10 @@ def optimise(
         ],
         weight_decay=training.weight_decay,
     )
+    settled = Settled.of(training)
     total = training.num_updates(num_train)
+    last = max(1, math.ceil(settled.stop * total - 1e-9))
+    looks = None if settled.evaluations is None else set(marks(total, settled.evaluations))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, total, training))
     points: list[dict[str, float]] = []
     best = _Best()
@@ -242,20 +280,24 @@ def optimise(
             masters.give_back()
             schedule.step()
             losses.append(loss)
-            progress.advance(update, total)
+            progress.advance(update, last)
             seen = update * training.batch_size
-            if update == total or seen // num_train > (seen - training.batch_size) // num_train:
+            ends_epoch = seen // num_train > (seen - training.batch_size) // num_train
+            if update == last or (ends_epoch if looks is None else update in looks):
                 point = {"update": update, "epoch": seen / num_train, "train_loss": float(np.mean(losses))}
                 losses = []
                 if selection_labels:
-                    point |= _select(selection_scores, np.array(selection_labels), update, best, tensors)
+                    point |= _select(selection_scores, np.array(selection_labels), update, best, tensors, settled)
+                point |= _watch(scores_of, settled)
                 points.append(point)
+            if update == last or (settled.patience is not None and best.looks_since >= settled.patience):
+                break
     if best.tensors:
         with torch.no_grad():
             for tensor, kept in zip(tensors, best.tensors, strict=True):
                 tensor.copy_(kept)
-        return Curve(tuple(points), best.update, "selection log-loss")
-    return Curve(tuple(points), total, "last update")
+        return Curve(tuple(points), best.update, settled.rule or "selection log-loss")
+    return Curve(tuple(points), last, settled.rule or "last update")
 
 
 def rate_factor(step: int, total: int, training: TrainingSpec) -> float:
@@ -292,8 +334,7 @@ def _step(
     """
     gold_only = training.loss == "answer"
     items = [
-        Item(example.tokens, (example.answers[example.label],) if gold_only else example.answers)
-        for example in members
+        Item(example.tokens, (example.answers[example.label],) if gold_only else example.answers) for example in members
     ]
     labels = torch.tensor([example.label for example in members], device=base.device)
 
@@ -321,9 +362,7 @@ def _step(
         graft.train(False)
 
 
-def _passes(
-    base: Base, items: Sequence[Item], graft: Graft
-) -> Iterator[tuple[Batch | Part, Callable[[], Tensor]]]:
+def _passes(base: Base, items: Sequence[Item], graft: Graft) -> Iterator[tuple[Batch | Part, Callable[[], Tensor]]]:
     """What goes through together, and what gives its scores [items of it, answers]."""
     num_answers = len(items[0].answers)
     if have_stems(base, items, graft):
@@ -346,15 +385,34 @@ def _forget_gradients(graft: Graft) -> None:
 
 
 def _select(
-    scores: Callable[[], np.ndarray], labels: np.ndarray, update: int, best: _Best, tensors: Sequence[Tensor]
+    scores: Callable[[], np.ndarray],
+    labels: np.ndarray,
+    update: int,
+    best: _Best,
+    tensors: Sequence[Tensor],
+    settled: Settled,
 ) -> dict[str, float]:
     """Measures the selection texts, and keeps the tensors when they are the best so far."""
     with progress.stage("select"):
         found = scores()
-    measured = log_loss(found, labels)
+    measured, share = log_loss(found, labels), accuracy(found, labels)
     if not math.isfinite(measured):
-        raise RunError(f"training diverged: the selection log-loss is not a number at update {update}")
-    if measured < best.log_loss:
-        best.log_loss, best.update = measured, update
+        raise RunError(f"training diverged: the {settled.looks_at} log-loss is not a number at update {update}")
+    measure = measured if settled.by == "log_loss" else -share
+    best.looks_since += 1
+    if measure < best.measure:
+        best.measure, best.update, best.looks_since = measure, update, 0
         best.tensors = [tensor.detach().clone() for tensor in tensors]
-    return {"selection_log_loss": measured, "selection_accuracy": accuracy(found, labels)}
+    point = {f"{settled.looks_at}_log_loss": measured, f"{settled.looks_at}_accuracy": share}
+    if settled.evaluations is not None:
+        point[f"{settled.looks_at}_log_loss_sd"] = float(found[np.arange(len(labels)), labels].std())
+    return point
+
+
+def _watch(scores_of: Callable[[Sequence[EncodedExample]], np.ndarray], settled: Settled) -> dict[str, float]:
+    """The accuracy on the watched texts, where there are some."""
+    if not settled.watched:
+        return {}
+    with progress.stage("watch"):
+        found = scores_of(settled.watched)
+    return {"test_accuracy": accuracy(found, np.array([example.label for example in settled.watched]))}

@@ -14,7 +14,7 @@ from handful.data.hub import Hub
 from handful.data.imdb import Imdb
 from handful.data.loading import build_dataset
 from handful.data.reviews import Reviews
-from handful.data.sampling import draw_split, selection_size
+from handful.data.sampling import draw_split
 from handful.data.source import DataSource, RawData, RawRow
 from handful.data.table_file import TableFile
 from handful.errors import DataError
@@ -32,7 +32,6 @@ __all__ = [
     "draw_split",
     "load_dataset",
     "resolve",
-    "selection_size",
 ]
 
 DATA: dict[str, type[DataSource]] = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,15 +18,17 @@ import numpy as np
 from handful.errors import DataError
 from handful.examples import Dataset, Example, Split
 
-SELECTION_ABOVE = 50
-MAX_SELECTION = 1000
 MAX_POOL = 512
 
 _EXHAUSTED = -(2**62)
 
 
-def draw_split(dataset: Dataset, num_labels: int, seed: int) -> Split:
+def draw_split(
+    dataset: Dataset, num_labels: int, seed: int, selection_size: Callable[[Sequence[int]], int] = lambda counts: 0
+) -> Split:
     """The split of one cell: `num_labels` labelled texts, of which `selection_size` are held out.
+
+    selection_size: how many, by the number of drawn texts of each label.
 
     Labels are drawn with their natural frequencies and at least one each; with `dataset.facts["balanced"]`
     true, equally many each. Every label stays in `train`. Without a test side in `dataset`, the texts
@@ -38,9 +40,10 @@ def draw_split(dataset: Dataset, num_labels: int, seed: int) -> Split:
     """
     balanced = bool(dataset.facts.get("balanced", False))
     drawn = _draw_labelled(dataset, num_labels, seed, balanced) if num_labels else []
-    train, selection = _carve(drawn, len(dataset.label_names), seed)
-    facts: dict[str, Any] = dict(dataset.facts)
     counts = Counter(example.label for example in drawn)
+    held_out = selection_size([counts[label] for label in range(len(dataset.label_names))]) if drawn else 0
+    train, selection = _carve(drawn, held_out, len(dataset.label_names), seed)
+    facts: dict[str, Any] = dict(dataset.facts)
 
     if dataset.test:
         test = dataset.test
@@ -70,14 +73,6 @@ def draw_split(dataset: Dataset, num_labels: int, seed: int) -> Split:
             "class_counts": {name: counts[label] for label, name in enumerate(dataset.label_names)},
         },
     )
-
-
-def selection_size(num_labels: int) -> int:
-    """How many of `num_labels` texts are held out for selection: none up to 50, then a fifth, at most 1000.
-
-    With so many labels that `train` would lose one, `draw_split` holds out fewer.
-    """
-    return 0 if num_labels <= SELECTION_ABOVE else min(num_labels // 5, MAX_SELECTION)
 
 
 def draw(
@@ -168,9 +163,13 @@ def _draw_labelled(dataset: Dataset, num_labels: int, seed: int, balanced: bool)
     return drawn
 
 
-def _carve(drawn: Sequence[Example], num_classes: int, seed: int) -> tuple[list[Example], list[Example]]:
-    """(train, selection); at least one of each label stays in train. Both keep a deterministic order."""
-    selection = draw(drawn, selection_size(len(drawn)), f"{seed}:selection", num_classes, leave=1)
+def _carve(
+    drawn: Sequence[Example], size: int, num_classes: int, seed: int
+) -> tuple[list[Example], list[Example]]:
+    """(train, `size` for selection); at least one of each label stays in train, with so many labels that it would lose
+    one, fewer are held out. Both keep a deterministic order.
+    """
+    selection = draw(drawn, size, f"{seed}:selection", num_classes, leave=1)
     held_out = {example.id for example in selection}
     return [example for example in drawn if example.id not in held_out], selection
 

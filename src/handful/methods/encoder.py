@@ -153,6 +153,7 @@ class EncoderTuned:
         return optimise(
             [ParameterGroup(self._trained(), self._method.rate())], len(train), step,
             [example.label for example in selection], lambda: self.predict(selection), training, seed,
+            self.predict,
         )  # fmt: skip
 
     def _step(

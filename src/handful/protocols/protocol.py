@@ -1,0 +1,92 @@
+"""What every way of spending the labels looks like from outside: which train, which select, what is chosen.
+
+Knows no method, no base and no grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Protocol
+
+from handful.examples import Encoded, EncodedExample
+from handful.training import Curve, Settled, TrainingSpec
+
+
+class Fitted(Protocol):
+    """A method on its base, fresh."""
+
+    def fit(
+        self,
+        train: Sequence[EncodedExample],
+        selection: Sequence[EncodedExample],
+        training: TrainingSpec | None,
+        seed: int,
+    ) -> Curve:
+        """As `Tuned.fit`."""
+        ...
+
+
+Attach = Callable[[], AbstractContextManager[Fitted]]
+"""Puts the cell's method on its base, always from the same beginning."""
+
+Found = dict[str, Any]
+"""What a protocol found out before the fit that counts, for the record."""
+
+
+class LabelProtocol(Protocol):
+    """A frozen dataclass; its fields are its knobs in a study file."""
+
+    name: ClassVar[str]
+
+    def fill(self, training: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The training section as asked, with what this protocol sets where the study does not."""
+        ...
+
+    def default_seeds(self, num_labels: int) -> int:
+        """How many seeds a study runs that names none."""
+        ...
+
+    def selection_size(self, counts: Sequence[int]) -> int:
+        """How many of the drawn texts, `counts` of each label, are held out for selection."""
+        ...
+
+    def selects_on(self, encoded: Encoded) -> Sequence[EncodedExample]:
+        """The texts that the fit which counts chooses its epoch by."""
+        ...
+
+    def settle(self, training: TrainingSpec | None, encoded: Encoded, attach: Attach, seed: int) -> tuple[Any, Found]:
+        """(training of the fit that counts, what was found): None stays None, since nothing trains."""
+        ...
+
+    def fits(self, num_labels: int) -> float:
+        """How many epochs' worth of training one epoch of the fit that counts stands for. For plans."""
+        ...
+
+
+class Watching:
+    """What most protocols answer, for them to inherit. watch_test: the accuracy on the test texts is written down
+    beside every point of the curve, and never used.
+    """
+
+    watch_test: bool
+
+    def fill(self, training: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Nothing: the method's recipe is as good here as anywhere."""
+        return training
+
+    def default_seeds(self, num_labels: int) -> int:
+        """One."""
+        return 1
+
+    def selects_on(self, encoded: Encoded) -> Sequence[EncodedExample]:
+        """What was held out."""
+        return encoded.selection
+
+    def fits(self, num_labels: int) -> float:
+        """The one."""
+        return 1.0
+
+    def watched(self, training: TrainingSpec, encoded: Encoded) -> TrainingSpec:
+        """The training section, with the test texts to be watched where that is asked for."""
+        return Settled.of(training, watched=tuple(encoded.test)) if self.watch_test else training

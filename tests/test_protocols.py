@@ -1,0 +1,268 @@
+"""How labels are spent: who trains, who selects, what is chosen, and on what."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from handful.engine.graft import ParameterGroup
+from handful.errors import SpecError
+from handful.examples import Encoded, EncodedExample, Task
+from handful.protocols import PROTOCOLS, Budget, Holdout, Paper
+from handful.protocols.budget import cross_validate, folds
+from handful.spec import read_study
+from handful.study import plan_study, run_study
+from handful.training import Curve, Settled, TrainingSpec, marks, optimise
+from toys import make_toy_model
+
+TASK = Task(("a", "b"), ("a", "b"), (), ())
+
+
+def texts(counts: Sequence[int], prefix: str = "t") -> list[EncodedExample]:
+    return [
+        EncodedExample(f"{prefix}{label}-{index}", (4, 5), ((6,), (7,)), label, {})
+        for label, count in enumerate(counts)
+        for index in range(count)
+    ]
+
+
+def encoded(train: Sequence[EncodedExample], selection: Sequence[EncodedExample] = ()) -> Encoded:
+    return Encoded(TASK, tuple(train), tuple(selection), tuple(texts((3, 3), "test")))
+
+
+@dataclass
+class FakeMethod:
+    """Says of the held-out texts what it is told: losses [looks] of every fit in turn, spread: their deviation."""
+
+    losses: list[list[float]]
+    spread: float = 0.3
+    fitted: list[tuple[list[str], list[str], Any]] = field(default_factory=list)
+
+    def __call__(self) -> FakeMethod:
+        return self
+
+    def __enter__(self) -> FakeMethod:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        return None
+
+    def fit(
+        self, train: Sequence[EncodedExample], selection: Sequence[EncodedExample], training: Any, seed: int
+    ) -> Curve:
+        told = self.losses[len(self.fitted)]
+        self.fitted.append(([e.id for e in train], [e.id for e in selection], training))
+        updates = marks(training.num_updates(len(train)), len(told))
+        return Curve(
+            tuple(
+                {"update": update, "selection_log_loss": loss, "selection_log_loss_sd": self.spread}
+                for update, loss in zip(updates, told, strict=True)
+            )
+        )
+
+
+# -- the budget --------------------------------------------------------------------------------------------------
+
+
+def test_folds_are_a_partition_alike_for_any_order_and_even_in_every_label() -> None:
+    train = texts((41, 20))
+    parts = folds(train, 7)
+    assert sorted(index for part in parts for index in part) == list(range(61))
+    for part in parts:
+        counts = Counter(train[index].label for index in part)
+        assert abs(counts[0] - 41 / 4) < 1 and abs(counts[1] - 20 / 4) < 1
+    mixed = [train[index] for index in np.random.default_rng(0).permutation(61)]
+    by_name = [{train[index].id for index in part} for part in parts]
+    assert [{mixed[index].id for index in part} for part in folds(mixed, 7)] == by_name
+    assert [{train[index].id for index in part} for part in folds(train, 8)] != by_name
+
+
+def test_cross_validation_pools_texts_and_takes_the_shortest_within_one_standard_error() -> None:
+    train, training = texts((31, 30)), TrainingSpec(epochs=4, learning_rate=0.1)
+    losses = [[0.70, 0.62, 0.55, 0.50], [0.72, 0.61, 0.50, 0.52], [0.69, 0.60, 0.55, 0.51], [0.71, 0.59, 0.53, 0.54]]
+    method = FakeMethod(losses)
+    found = cross_validate(training, train, method, 7)
+    sizes = np.array([len(part) for part in folds(train, 7)])
+    pooled = (sizes[:, None] * np.array(losses)).sum(0) / 61
+    assert found["log_loss"] == pytest.approx(pooled.tolist())
+    # All texts' losses: a fold's mean and spread on each of its texts, with the variance over 61 texts.
+    within = 61 * 0.3**2 + (sizes * (np.array(losses)[:, 3] - pooled[3]) ** 2).sum()
+    error = math.sqrt(within / 60 / 61)
+    assert found["standard_error"] == pytest.approx(error)
+    assert pooled.argmin() == 3 and pooled[2] <= pooled[3] + error < pooled[1]
+    assert (found["chosen_share"], found["best_share"]) == (0.75, 1.0)
+    for (inside, held, settled), part in zip(method.fitted, folds(train, 7), strict=True):
+        assert held == [train[index].id for index in part] and not set(held) & set(inside)
+        assert len(inside) + len(held) == 61 and settled.evaluations == 4
+
+
+@pytest.mark.parametrize(
+    ("counts", "held", "fits"),
+    [((25, 25), 0, 0), ((26, 25), 0, 4), ((250, 250), 0, 4), ((251, 250), 100, 0), ((60, 7), 0, 0), ((900, 7), 0, 0),
+     ((6000, 6000), 1000, 0)],
+)  # fmt: skip
+def test_the_budget_by_number_of_labels(counts: tuple[int, int], held: int, fits: int) -> None:
+    assert Budget().selection_size(counts) == held
+    method = FakeMethod([[0.7, 0.6, 0.6, 0.6]] * 4)
+    training = TrainingSpec(epochs=2)
+    data = encoded(texts(counts)[held:], texts(counts)[:held])
+    settled, found = Budget().settle(training, data, method, 0)
+    assert len(method.fitted) == fits
+    assert Budget().selects_on(data) == data.selection
+    if fits:
+        assert settled.stop == found["cross_validation"]["chosen_share"] and "one standard error" in settled.rule
+    elif held:
+        assert settled.patience == 2 and not found
+    else:
+        assert settled == training and not found
+    assert Budget().settle(None, data, method, 0) == (None, {})
+
+
+def test_default_seeds_and_the_plan(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(
+        "text,label\n" + "".join(f"text number {index},{'ab'[index % 2]}\n" for index in range(900)), "utf-8"
+    )
+    study = tmp_path / "s.toml"
+    study.write_text(
+        f"""name = "s"
+[fixed]
+data = {{ name = "table_file", path = "{tmp_path / "t.csv"}", test_size = 100 }}
+model = {{ checkpoint = "{make_toy_model(tmp_path / "toy")}" }}
+prompt = {{ name = "cloze", answers = {{ a = "good", b = "bad" }} }}
+protocol = "budget"
+[grid]
+method = ["lora", "tfidf", "zero_shot"]
+num_labels = [50, 150, 600]
+""",
+        "utf-8",
+    )
+    plan = plan_study(read_study(str(study)))
+    runs = Counter((spec.method.name, spec.num_labels) for spec in plan.distinct)
+    assert runs == {
+        ("lora", 50): 10, ("lora", 150): 5, ("lora", 600): 3,
+        ("tfidf", 50): 10, ("tfidf", 150): 5, ("tfidf", 600): 3, ("zero_shot", 0): 1,
+    }  # fmt: skip
+    # What does not train chooses nothing: the same run under any protocol.
+    named = {spec.method.name: spec.as_dict().get("protocol") for spec in plan.distinct}
+    assert named == {"lora": {"name": "budget", "watch_test": False}, "tfidf": None, "zero_shot": None}
+    study.write_text(study.read_text("utf-8").replace('"budget"', '"budgets"'), "utf-8")
+    with pytest.raises(SpecError, match="Did you mean 'budget'"):
+        read_study(str(study))
+
+
+# -- how training obeys ------------------------------------------------------------------------------------------
+
+
+def trained(training: TrainingSpec, losses: Sequence[float] = ()) -> tuple[Curve, list[float]]:
+    """A weight that moves at each update: the curve, and what the weight was after each. losses: of a selection text,
+    look by look.
+    """
+    weight = torch.zeros(1)
+    seen: list[float] = []
+    looks = iter(losses)
+
+    def step(members: Sequence[int], seed: int) -> float:
+        if weight.grad is not None:
+            seen.append(float(weight))
+        weight.grad = -torch.ones(1)
+        return 1.0
+
+    def scores() -> np.ndarray:
+        loss = next(looks)
+        return np.array([[-loss, math.log(1 - math.exp(-loss))]])
+
+    curve = optimise(
+        [ParameterGroup([weight], 0.1)], 16, step, [0] if losses else [], scores, training, 3,
+        lambda examples: np.log(np.tile([0.6, 0.4], (len(examples), 1))),
+    )  # fmt: skip
+    return curve, [*seen, float(weight)]
+
+
+def test_stopping_early_is_the_beginning_of_the_whole_run() -> None:
+    training = TrainingSpec(batch_size=4, epochs=3)
+    _, whole = trained(training)
+    curve, seen = trained(Settled.of(training, stop=0.5, rule="so"))
+    assert len(whole) == 12 and seen == whole[:6]
+    assert (curve.chosen_update, curve.chosen_by) == (6, "so")
+
+
+def test_looks_are_spread_evenly_and_patience_ends_it() -> None:
+    training = TrainingSpec(batch_size=4, epochs=3)
+    losses = [0.9, 0.5, 0.6, 0.7]
+    curve, _ = trained(Settled.of(training, evaluations=4), losses)
+    assert [point["update"] for point in curve.points] == [3, 6, 9, 12] == marks(12, 4)
+    assert (curve.chosen_update, curve.chosen_by) == (6, "selection log-loss")
+    curve, _ = trained(Settled.of(training, evaluations=4, patience=1), losses)
+    assert [point["update"] for point in curve.points] == [3, 6, 9] and curve.chosen_update == 6
+    curve, _ = trained(Settled.of(training, watched=tuple(texts((3, 1)))))
+    assert [point["test_accuracy"] for point in curve.points] == [0.75] * 3
+
+
+# -- whole studies -----------------------------------------------------------------------------------------------
+
+
+def test_what_the_selection_chooses_and_what_the_test_would_have(tmp_path: Path) -> None:
+    """One study, both protocols: each record's accuracy is that of the epoch its own texts chose."""
+    words = ("fine", "poor")
+    rows = [
+        f"this was {words[index % 2]} number {index * 7 % 31},{'ab'[(index + (index % 5 == 0)) % 2]}"
+        for index in range(140)
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(["text,label", *rows]) + "\n", "utf-8")
+    study = tmp_path / "s.toml"
+    study.write_text(
+        f"""name = "s"
+[fixed]
+data = {{ name = "table_file", path = "{tmp_path / "t.csv"}", test_size = 60 }}
+model = {{ checkpoint = "{make_toy_model(tmp_path / "toy")}" }}
+prompt = {{ name = "cloze", answers = {{ a = "good", b = "bad" }} }}
+training = {{ epochs = 4 }}
+[grid]
+method = [{{ name = "lora", learning_rate = 0.02 }}]
+protocol = [{{ name = "holdout", watch_test = true }}, "paper", {{ name = "budget", watch_test = true }}]
+num_labels = [60]
+seed = [0, 1]
+[execution]
+device = "cpu"
+threads = 1
+""",
+        "utf-8",
+    )
+    outcome = run_study(read_study(str(study)), tmp_path / "out")
+    assert (outcome.finished, outcome.failed) == (6, 0)
+    disagree = 0
+    for name in outcome.folder.plan()["cells"]:
+        record = outcome.folder.record(name["spec_id"])
+        assert record is not None
+        points, kept = record.curve["points"], record.curve["chosen_update"]
+        by_update = {point["update"]: point for point in points}
+        measured = record.metrics["accuracy"]
+        protocol = record.spec.get("protocol", {"name": "holdout"})["name"]
+        best = max(points, key=lambda point: point["test_accuracy"])
+        assert measured == pytest.approx(by_update[kept]["test_accuracy"])
+        if protocol == "paper":
+            assert kept == best["update"] and record.curve["chosen_by"] == "best test epoch (paper's protocol)"
+            assert len(record.sample["train_ids"]) == 60 and record.sample["selection_ids"] == []
+        elif protocol == "holdout":
+            assert kept == min(points, key=lambda point: point["selection_log_loss"])["update"]
+            assert len(record.sample["selection_ids"]) == 12
+            disagree += measured < best["test_accuracy"]
+        else:
+            found = record.learned["cross_validation"]
+            assert kept == math.ceil(found["chosen_share"] * 30) and len(record.sample["train_ids"]) == 60
+            assert record.curve["chosen_by"].startswith("four splits")
+    assert disagree, "the draw must be one where they disagree, or this shows little"
+
+
+def test_every_protocol_is_listed_by_its_name() -> None:
+    assert {name: member.name for name, member in PROTOCOLS.items()} == {n: n for n in ("budget", "holdout", "paper")}
+    assert isinstance(PROTOCOLS["paper"](), Paper) and isinstance(PROTOCOLS["holdout"](), Holdout)

@@ -19,6 +19,7 @@ from handful.data.loading import content_hash
 from handful.errors import DataError
 from handful.examples import UNLABELLED, Dataset
 from handful.identity import canonical_json, text_hash
+from handful.protocols import Holdout
 
 Rows = list[dict[str, Any]]
 
@@ -352,7 +353,7 @@ def test_the_shipped_reviews() -> None:
     dataset = load_dataset(Reviews())
     assert dataset.label_names == ("negative", "positive")
     assert dataset.facts["num_duplicates_across"] == 0
-    split = draw_split(dataset, 150, 0)
+    split = draw_split(dataset, 150, 0, Holdout().selection_size)
     assert (len(split.train), len(split.selection)) == (120, 30)
     assert split.test == dataset.test and split.test
 

@@ -29,7 +29,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "distillation",
         "classifier | study",
         "executors",
-        "run",
+        "run | lock",
         "spec",
         "data | prompts | models | methods | protocols",
         "training",

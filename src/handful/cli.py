@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from handful.executors import Event
     from handful.report import Lookup
     from handful.results import StudyFolder
-    from handful.spec import RunSpec, StudySpec
+    from handful.spec import ExecutionSpec, RunSpec
     from handful.study import Plan
 
 UNFINISHED, MISTAKE, FAULT, INTERRUPTED = 1, 2, 70, 130
@@ -118,7 +118,8 @@ def _options(
 
 
 StudyArgument = Annotated[
-    str, typer.Argument(metavar="FILE_OR_PRESET", help="A study file (TOML), or the name of a preset.")
+    str,
+    typer.Argument(metavar="FILE_OR_PRESET", help="A study file (TOML), the name of a preset, or a study.lock.json."),
 ]
 ModelOption = Annotated[
     str | None,
@@ -152,20 +153,20 @@ def study_verb(
         from handful.engine.memory import give_back_freed_memory
         from handful.report import print_table
         from handful.results import StudyFolder
-        from handful.spec import read_study
-        from handful.study import pending_runs, plan_study, run_plan
+        from handful.study import pending_runs, planned, run_plan
         from handful.summary import summarise
         from handful.texts import from_sources
 
-        study = read_study(file_or_preset, model)
         command = _command("study", file_or_preset, model, output, reuse or ())
-        folder = StudyFolder(_output_folder(output, study.name))
-        plan = plan_study(study, command)
+        plan, execution, notes = planned(file_or_preset, model, command)
+        folder = StudyFolder(_output_folder(output, plan.name))
         is_done = not pending_runs(plan, folder)
-        seconds = _cell_seconds(study, plan, folder)
+        seconds = _cell_seconds(execution, plan, folder)
+    for note in notes:
+        _say(console, note)
     try:
         with _shown(console, seconds) as show:
-            outcome = run_plan(plan, study.execution, folder.path, show, reuse or ())
+            outcome = run_plan(plan, execution, folder.path, show, reuse or ())
     except KeyboardInterrupt:
         console.print()
         if folder.path.is_dir():
@@ -183,7 +184,7 @@ def study_verb(
     print_table(summarise(folder), console)
     console.print()
     _say(console, f"Report: {page}")
-    for note in study.notes:
+    for note in plan.notes:
         console.print()
         console.print(Text(note))
     if outcome.finished < outcome.planned:
@@ -193,12 +194,12 @@ def study_verb(
         raise typer.Exit(UNFINISHED)
 
 
-def _cell_seconds(study: StudySpec, plan: Plan, folder: StudyFolder) -> dict[str, float]:
+def _cell_seconds(execution: ExecutionSpec, plan: Plan, folder: StudyFolder) -> dict[str, float]:
     """spec_id -> estimated seconds of each pending cell; empty when there is no estimate to be had."""
     from handful.estimate import BRIEFLY, estimate
 
     try:
-        estimated = estimate(plan, folder, study.execution, measure_seconds=BRIEFLY)
+        estimated = estimate(plan, folder, execution, measure_seconds=BRIEFLY)
     except Exception:
         # A bar that runs unevenly is no reason to keep a study from running.
         return {}

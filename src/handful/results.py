@@ -100,6 +100,9 @@ class RunRecord:
         return cls(**values)
 
 
+LOCK_FILE = "study.lock.json"
+
+
 class StudyFolder:
     """Reads and writes the files of one study. Raises StudyError when the folder cannot be used."""
 
@@ -140,6 +143,10 @@ class StudyFolder:
         if plan is not None and plan.get("format") != FORMAT:
             raise StudyError(_unknown_format(self.path / "plan.json", plan.get("format")))
         return plan
+
+    def write_lock(self, lock: Mapping[str, Any]) -> None:
+        """Replaces study.lock.json."""
+        self._write_json(self.path / LOCK_FILE, lock)
 
     def write_execution(self, settings: Mapping[str, Any]) -> None:
         """Replaces execution.json."""

@@ -23,14 +23,15 @@ from handful.engine.budget import LARGEST_BUDGET, fitting_budget
 from handful.errors import DataError, HandfulError, ModelError, SpecError
 from handful.examples import Dataset, Example, Split
 from handful.executors import EXECUTORS, Event, OnEvent
-from handful.executors.environment import available_cores
+from handful.executors.environment import available_cores, versions
 from handful.identity import canonical_json, derive_seed
+from handful.lock import is_lock, lock_of, read_lock
 from handful.models.model import Model
 from handful.prompts import check_prompt, encode
 from handful.protocols import DEFAULT
 from handful.results import StudyFolder
 from handful.run import RunSettings
-from handful.spec import FAMILIES, ExecutionSpec, RunSpec, StudySpec, resolve_cell
+from handful.spec import FAMILIES, ExecutionSpec, RunSpec, StudySpec, read_study, resolve_cell
 
 EXECUTOR = "local"
 
@@ -113,6 +114,26 @@ def plan_study(study: StudySpec, command: str = "") -> Plan:
     if problems:
         raise SpecError(list(dict.fromkeys(problems)))
     return plan
+
+
+def planned(file_or_preset: str, model: str | None = None, command: str = "") -> tuple[Plan, ExecutionSpec, list[str]]:
+    """(plan, where it runs, what is to be said first) of a study file, a preset or a lock.
+
+    model: takes the place of every base. Raises SpecError with every problem.
+    """
+    if not is_lock(file_or_preset):
+        study = read_study(file_or_preset, model)
+        return plan_study(study, command), study.execution, []
+    if model is not None:
+        raise SpecError(f"--model cannot go with {file_or_preset}: a lock names its bases. Take the study file")
+    locked = read_lock(Path(file_or_preset), versions())
+    cells = tuple(PlannedCell(asked, spec) for asked, spec in locked.cells)
+    plan = Plan(locked.name, cells, locked.notes, command, locked.claims)
+    problems = [*_problems_of_draws(plan), *_problems_of_prompts(plan)]
+    if problems:
+        raise SpecError(list(dict.fromkeys(problems)))
+    differs = [f"Numbers may move in their last digits: the lock was made with {told}." for told in locked.differs]
+    return plan, locked.execution, differs
 
 
 def told(asked: Mapping[str, Any], spec: RunSpec) -> dict[str, Any]:
@@ -266,6 +287,7 @@ def run_plan(
         finished = len(plan.distinct) - len(pending)
         folder.write_execution(_kept_settings(settings, stored, finished))
         folder.write_plan(plan.as_dict())
+        folder.write_lock(lock_of(plan.as_dict(), plan.distinct, dataclasses.asdict(settings), versions()))
         EXECUTORS[EXECUTOR]().run(pending, folder, settings, on_event or _ignore)
     return outcome(plan, folder)
 

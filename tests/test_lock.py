@@ -1,0 +1,113 @@
+"""study.lock.json: the same records in an empty folder elsewhere, or a refusal that says what is another."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from handful import spec
+from handful.cli import app
+from handful.results import StudyFolder
+from toys import make_toy_model
+
+STUDY = """name = "locked"
+notes = ["a note"]
+claims = [["lora", "tfidf"]]
+[fixed]
+data = { name = "table_file", path = "texts.csv", test_size = 20 }
+model = { checkpoint = "toy" }
+prompt = { name = "cloze", answers = { a = "good", b = "bad" } }
+protocol = "paper"
+[grid]
+method = ["zero_shot", { name = "lora", dropout = 0.1 }, "tfidf"]
+num_labels = [8, 12]
+seed = [0, 1]
+[execution]
+device = "cpu"
+threads = 1
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a study that ran there, its lock in out/."""
+    here = tmp_path / "here"
+    here.mkdir()
+    rows = [f"text number {index} is {('fine', 'poor')[index % 2]},{'ab'[index % 2]}" for index in range(60)]
+    (here / "texts.csv").write_text("\n".join(["text,label", *rows]) + "\n", "utf-8")
+    make_toy_model(here / "toy")
+    (here / "study.toml").write_text(STUDY, "utf-8")
+    monkeypatch.chdir(here)
+    assert run("study", "study.toml", "--output", "out")[0] == 0
+    return here
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    """A command as in a process of its own: nothing that was read before is known."""
+    spec._resolved_data.cache_clear()
+    spec._resolved_model.cache_clear()
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exit_code, result.output + str(result.stderr if result.stderr_bytes else "")
+
+
+def without_execution(folder: Path) -> dict[str, Any]:
+    records = StudyFolder(folder).records()
+    return {name: {k: v for k, v in record.as_dict().items() if k != "execution"} for name, record in records.items()}
+
+
+def test_a_lock_gives_the_same_records_in_an_empty_folder(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "elsewhere"
+    there.mkdir()
+    lock = study / "out" / "study.lock.json"
+    assert str(tmp_path) not in lock.read_text("utf-8")
+    for name in ("texts.csv", "toy"):
+        shutil.move(study / name, there / name)
+    shutil.copy(lock, there)
+    monkeypatch.chdir(there)
+    code, told = run("study", "study.lock.json", "--output", "again")
+    assert code == 0, told
+    ours, theirs = without_execution(there / "again"), without_execution(study / "out")
+    assert len(ours) == 1 + 4 + 4 and ours == theirs
+    assert StudyFolder(there / "again").plan()["cells"] == StudyFolder(study / "out").plan()["cells"]
+    locks = [json.loads(path.read_text("utf-8")) for path in (there / "again" / "study.lock.json", lock)]
+    assert [{k: v for k, v in plain.items() if k != "command"} for plain in locks][0] == {
+        k: v for k, v in locks[1].items() if k != "command"
+    }
+    code, told = run("study", "study.lock.json", "--output", "again")
+    assert code == 0 and "Nothing is left to run" in told
+
+
+def test_what_is_another_is_refused_and_named(study: Path) -> None:
+    lock = str(Path("out") / "study.lock.json")
+    (study / "texts.csv").write_text((study / "texts.csv").read_text("utf-8").replace("fine", "good"), "utf-8")
+    code, told = run("study", lock, "--output", "again")
+    assert code == 2 and "data is another here" in told and "Traceback" not in told
+    (study / "texts.csv").unlink()
+    code, told = run("study", lock, "--output", "again")
+    assert code == 2 and "texts.csv" in told
+    assert not (study / "again").exists()
+
+
+def test_a_lock_names_its_bases_and_is_checked(study: Path, tmp_path: Path) -> None:
+    lock = Path("out") / "study.lock.json"
+    code, told = run("study", str(lock), "--model", "toy")
+    assert code == 2 and "a lock names its bases" in told
+    plain = json.loads(lock.read_text("utf-8"))
+    for broken, words in (
+        ("{", "no JSON"), (json.dumps({**plain, "format": 99}), "no lock of format 1, got 99"),
+        (json.dumps({k: v for k, v in plain.items() if k != "cells"}), "lacks cells"),
+    ):  # fmt: skip
+        (tmp_path / "x.lock.json").write_text(broken, "utf-8")
+        code, told = run("study", str(tmp_path / "x.lock.json"))
+        assert code == 2 and words in " ".join(told.split()), told
+    other = plain | {"versions": plain["versions"] | {"torch": "0.1"}}
+    (study / "old.lock.json").write_text(json.dumps(other), "utf-8")
+    code, told = run("study", "old.lock.json", "--output", "out")
+    assert code == 0 and "torch 0.1, here" in " ".join(told.split())

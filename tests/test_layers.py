@@ -36,6 +36,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "evaluation",
         "engine",
         "results",
+        "learning_curves",
         "calibration | statistics | examples | progress | identity | tables",
         "errors",
     )
@@ -43,10 +44,10 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
 DEPTH = {module: depth for depth, line in enumerate(LAYERS) for module in line}
 
 # Narrower than the order alone: what a module may import, of all that stands below it.
-NUMBERS = {"calibration", "statistics", "examples", "progress", "identity", "tables", "errors"}
+NUMBERS = {"calibration", "learning_curves", "statistics", "examples", "progress", "identity", "tables", "errors"}
 ONLY: dict[str, set[str]] = {
     "report": {"summary", "results", "statistics", "errors", "identity", "progress"},
-    "summary": {"results", "statistics", "errors", "identity", "progress"},
+    "summary": {"results", "learning_curves", "statistics", "errors", "identity", "progress"},
     "data": {"results", *NUMBERS},
     "prompts": {"results", *NUMBERS},
 }

@@ -68,26 +68,108 @@ def mcnemar_exact(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
     return float(binomtest(num_only_a, num_only_a + num_only_b, 0.5).pvalue)
 
 
+@dataclass(frozen=True)
+class MeanSquares:
+    """What the data say of the variance of a mean over seeds and texts, every seed tested on every text.
+
+    Two-way random effects with one observation in each cell: mean squares of seeds, texts and what is left, in squared
+    units of the scores; num_seeds, num_texts: how many there are. With one seed, `seeds` and `residual` are 0 and
+    `texts` is the variance between texts.
+
+    Source: Searle, Casella & McCulloch (1992), Variance Components, ch. 4.
+    """
+
+    seeds: float
+    texts: float
+    residual: float
+    num_seeds: int
+    num_texts: int
+
+    @classmethod
+    def of(cls, scores: ArrayLike) -> MeanSquares:
+        """scores: [seeds, texts]. Raises ValueError for another shape, a score that is not finite, or one text."""
+        values = _as_scores(scores, "scores")
+        num_seeds, num_texts = values.shape
+        if num_texts < 2:
+            raise ValueError("the variance between texts needs at least two texts")
+        if num_seeds == 1:
+            return cls(0.0, float(values.var(ddof=1)), 0.0, 1, num_texts)
+        mean, seed_means, text_means = values.mean(), values.mean(axis=1), values.mean(axis=0)
+        residuals = values - seed_means[:, None] - text_means + mean
+        return cls(
+            seeds=num_texts * float(np.sum((seed_means - mean) ** 2)) / (num_seeds - 1),
+            texts=num_seeds * float(np.sum((text_means - mean) ** 2)) / (num_texts - 1),
+            residual=float(np.sum(residuals**2)) / ((num_seeds - 1) * (num_texts - 1)),
+            num_seeds=num_seeds,
+            num_texts=num_texts,
+        )
+
+    @property
+    def of_seeds(self) -> float:
+        """What seeds add to the variance of the mean, and with them what is left of cells.
+
+        A mean square of seeds may be small by chance, and 0 where a few seeds have one accuracy; it never counts as
+        less than the lowest 2.5 % of what the residual alone makes.
+        """
+        if self.num_seeds == 1:
+            return 0.0
+        least = self.residual * _chi_squared_quantile(self.num_seeds - 1, 0.025) / (self.num_seeds - 1)
+        return max(self.seeds, least) / (self.num_seeds * self.num_texts)
+
+    @property
+    def of_texts(self) -> float:
+        """What texts add to it, beyond the residual; a negative estimate counts as 0."""
+        return max(self.texts - self.residual, 0.0) / (self.num_seeds * self.num_texts)
+
+    @property
+    def variance(self) -> float:
+        """Of the mean."""
+        return self.of_seeds + self.of_texts
+
+    def squared_halves(self, confidence: float = 0.95) -> tuple[float, float]:
+        """(of seeds, of texts): their sum is the squared half width of an interval for the mean.
+
+        The mean of two rules' squared half widths, whose errors are opposite. Howe (1974), JASA 69:789-794: each part
+        at its own t quantile; too wide where both parts matter. Satterthwaite (1946), Biometrics Bull. 2:110-114: all
+        of it at the quantile for joint degrees of freedom; too narrow where three or five seeds vary most, since when
+        they happen to lie close, variance and quantile are small together. docs/statistics.md has the coverage.
+        """
+        upper = _upper_probability(confidence)
+        if self.variance == 0.0:
+            return 0.0, 0.0
+        dof_seeds, dof_texts = max(1, self.num_seeds - 1), self.num_texts - 1
+        size = self.num_seeds * self.num_texts
+        below = self.of_seeds**2 / dof_seeds + (self.texts / size) ** 2 / dof_texts
+        below += (self.residual / size) ** 2 / (dof_seeds * dof_texts)
+        own, texts = _t_quantile(dof_seeds, upper) ** 2, _t_quantile(dof_texts, upper) ** 2
+        joint = min(own, _t_quantile(self.variance**2 / below, upper) ** 2) if self.num_seeds > 1 else texts
+        return (own + joint) / 2 * self.of_seeds, (texts + joint) / 2 * self.of_texts
+
+    def half_width(self, confidence: float = 0.95) -> float:
+        """Of a symmetric interval for the mean."""
+        return sqrt(sum(self.squared_halves(confidence)))
+
+
 def crossed_interval(correct: ArrayLike, confidence: float = 0.95) -> Interval:
     """Interval for the mean score over both training seeds and test texts, every seed tested on every text.
 
     Args:
         correct: [seeds, texts], 0/1 or real scores.
 
-    Two-way random effects with one observation per cell. Variance of the grand mean from the mean
-    squares of seeds, texts and residual, degrees of freedom after Satterthwaite, Student t quantile q.
-    Real scores: estimate +- q * standard error; zero width when all cells are equal.
-    0/1 scores: Wilson score interval at quantile q and effective sample size
-    estimate * (1 - estimate) / variance; it lies within [0, 1]. When all cells are 0 or all are 1 the data
-    hold no evidence on either component, and the interval is Wilson's for one seed. With one seed only the
-    sampling of texts is covered: Wilson for 0/1, one-sample t for real scores.
+    Real scores: estimate +- `MeanSquares.half_width`; zero width when all cells are equal.
+    0/1 scores: a score interval; it lies within [0, 1], and its variance is that at each candidate p and not at the
+    estimate. What texts and single answers add grows with p (1 - p), as in Wilson's, and what seeds add beyond that
+    with (p (1 - p)) ** 1.8: where accuracies are near 1, those of seeds are skewed, and a set of seeds that lie high
+    also lies close. When all cells are 0 or all are 1 the data hold no evidence on either component, and the interval
+    is Wilson's for one seed. With one seed only the sampling of texts is covered: Wilson for 0/1, one-sample t for real
+    scores.
 
     Raises ValueError on another shape, no seed, no text, a non-finite score, confidence outside (0, 1), or
     a single text (save one seed with a 0/1 score).
 
-    Sources: Searle, Casella & McCulloch (1992), Variance Components, ch. 4 (mean squares); Satterthwaite
-    (1946), Biometrics Bull. 2:110-114; Wilson at an effective sample size with t quantile: Korn & Graubard
-    (1998), Survey Methodology 24:193-201, and Franco et al. (2019), J. Surv. Stat. Methodol. 7:334-364.
+    Sources: those of `MeanSquares`; a score interval at another variance than the binomial's: Korn & Graubard (1998),
+    Survey Methodology 24:193-201, and Franco et al. (2019), J. Surv. Stat. Methodol. 7:334-364. The exponent was found
+    by simulation: benchmarks/coverage.py, docs/statistics.md.
     """
     scores = _as_scores(correct, "correct")
     num_seeds, num_texts = scores.shape
@@ -96,28 +178,47 @@ def crossed_interval(correct: ArrayLike, confidence: float = 0.95) -> Interval:
         return _crossed_t_interval(scores, confidence)
     if num_seeds == 1 or mean in (0.0, 1.0):
         return wilson_interval(round(mean * num_texts), num_texts, confidence)
-    # Symmetric t intervals miss too often when a few seeds vary near accuracy 1 (85 to 87 % coverage at
-    # 0.97, seed sd 3 points, 3 or 5 seeds, 200 texts): mean and variance are then strongly dependent. The
-    # score interval covers at least 92.4 % there and 93.6 to 97.3 % elsewhere; see test_statistics.py.
-    variance, dof = _grand_mean_variance(scores)
-    quantile = _t_quantile(dof, _upper_probability(confidence))
-    return _score_interval(mean, mean * (1.0 - mean) / variance, quantile)
+    squares = MeanSquares.of(scores)
+    of_seeds, of_texts = squares.squared_halves(confidence)
+    # Seeds that differ by no more than the residual makes them are drawn as the texts are.
+    by_chance = min(1.0, squares.residual / (num_seeds * num_texts) / squares.of_seeds) if squares.of_seeds else 0.0
+    return _skewed_score_interval(mean, of_seeds * (1.0 - by_chance), of_texts + of_seeds * by_chance)
+
+
+SEED_EXPONENT = 1.8
+"""How the variance between seeds grows with p (1 - p), see `crossed_interval`."""
+
+
+def _skewed_score_interval(proportion: float, of_seeds: float, of_texts: float) -> Interval:
+    """All p whose distance from `proportion` is within its half width at p; of_seeds, of_texts: its squares there."""
+    here = proportion * (1.0 - proportion)
+
+    def holds(p: float) -> bool:
+        ratio = p * (1.0 - p) / here
+        return (p - proportion) ** 2 <= of_seeds * ratio**SEED_EXPONENT + of_texts * ratio
+
+    ends = []
+    for outside in (0.0, 1.0):
+        inside = proportion
+        for _ in range(50):
+            middle = (inside + outside) / 2
+            inside, outside = (middle, outside) if holds(middle) else (inside, middle)
+        ends.append(inside)
+    return Interval(proportion, min(ends), max(ends))
 
 
 def paired_crossed_interval(correct_a: ArrayLike, correct_b: ArrayLike, confidence: float = 0.95) -> Interval:
-    """t interval for the mean difference a - b, paired by seed and by text.
+    """Interval for the mean difference a - b, paired by seed and by text.
 
     Args:
         correct_a: [seeds, texts], 0/1 or real scores.
         correct_b: [seeds, texts], or [1, texts] for a method without seeds (repeated for every seed).
 
-    The crossed t interval (see crossed_interval) of the cell differences; never the 0/1 form, since a
+    The crossed interval for real scores (see crossed_interval) of the cell differences; never the 0/1 form, since a
     difference can be negative. Zero width when all differences are equal. Raises ValueError on shapes that
     do not fit, and as crossed_interval does; at least two texts are needed.
     """
-    a, b = _as_scores(correct_a, "correct_a"), _as_scores(correct_b, "correct_b")
-    if b.shape not in (a.shape, (1, a.shape[1])):
-        raise ValueError(f"correct_b must be of shape {a.shape} or {(1, a.shape[1])}, got {b.shape}")
+    a, b = _paired(correct_a, correct_b)
     return _crossed_t_interval(a - b, confidence)
 
 
@@ -126,16 +227,95 @@ def paired_crossed_p_value(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
 
     1.0 when all differences are 0, 0.0 when they are all alike and not 0.
     """
-    a, b = _as_scores(correct_a, "correct_a"), _as_scores(correct_b, "correct_b")
-    if b.shape not in (a.shape, (1, a.shape[1])):
-        raise ValueError(f"correct_b must be of shape {a.shape} or {(1, a.shape[1])}, got {b.shape}")
-    differences = a - b
-    mean, (variance, dof) = float(differences.mean()), _grand_mean_variance(differences)
-    if variance == 0.0:
+    a, b = _paired(correct_a, correct_b)
+    squares, mean = MeanSquares.of(a - b), abs(float((a - b).mean()))
+    if squares.variance == 0.0 or mean == 0.0:
         return 1.0 if mean == 0.0 else 0.0
-    from scipy.special import stdtr
+    # The level at which the interval ends at 0. Its half width has no closed inverse, and falls as the level rises.
+    low, high = LEAST_P_VALUE, 1.0
+    for _ in range(60):
+        middle = sqrt(low * high)
+        low, high = (middle, high) if squares.half_width(1.0 - middle) > mean else (low, middle)
+    return high
 
-    return float(2.0 * stdtr(dof, -abs(mean) / sqrt(variance)))
+
+LEAST_P_VALUE = 1e-12
+"""Below it a p-value is not told further: 1 - p is rounded there."""
+
+
+def detectable_difference(
+    correct_a: ArrayLike, correct_b: ArrayLike, power: float = 0.8, confidence: float = 0.95
+) -> float:
+    """The smallest true difference that such data find with probability `power`; arguments as paired_crossed_interval.
+
+    By the variance that these differences have: the noncentral t distribution's shift at which the two-sided test at
+    1 - confidence rejects with that probability, times the standard error; its degrees of freedom are those whose t
+    quantile the interval uses. 0 when all differences are equal. A property of the data's size and scatter: it says
+    nothing about whether this difference is real (Hoenig & Heisey 2001, Am. Stat. 55:19-24).
+
+    Raises ValueError as paired_crossed_interval does, and unless 0 < power < 1.
+
+    Source: minimum detectable effect, Bloom (1995), Evaluation Review 19:547-556, with the noncentral t for its sum of
+    two t quantiles (Cohen 1988, ch. 2).
+    """
+    if not 0.0 < power < 1.0:
+        raise ValueError(f"power must lie strictly between 0 and 1, got {power}")
+    a, b = _paired(correct_a, correct_b)
+    squares = MeanSquares.of(a - b)
+    if squares.variance == 0.0:
+        return 0.0
+    from scipy.special import nctdtrinc, stdtridf
+
+    standard_error = sqrt(squares.variance)
+    quantile = squares.half_width(confidence) / standard_error
+    upper = _upper_probability(confidence)
+    # Beyond a million degrees of freedom t is the normal distribution, and the search for them ends nowhere.
+    is_normal = quantile <= _t_quantile(1e6, upper)
+    dof = 1e6 if is_normal else float(stdtridf(upper, quantile))
+    return float(nctdtrinc(dof, 1.0 - power, quantile)) * standard_error
+
+
+@dataclass(frozen=True)
+class VarianceComponents:
+    """Where the variance of a mean comes from; variances in squared units of the scores.
+
+    seeds: between seeds. texts: between texts. both: of a text under a seed, beyond what either says alone. Estimates
+    below 0 count as 0. num_seeds, num_texts: what the mean is over.
+    """
+
+    seeds: float
+    texts: float
+    both: float
+    num_seeds: int
+    num_texts: int
+
+    @property
+    def shares(self) -> tuple[float, float, float]:
+        """What seeds, texts, and both together have in the variance of the mean; they sum to 1, or are 0."""
+        parts = (
+            self.seeds / self.num_seeds, self.texts / self.num_texts, self.both / (self.num_seeds * self.num_texts)
+        )  # fmt: skip
+        total = sum(parts)
+        return (parts[0] / total, parts[1] / total, parts[2] / total) if total else (0.0, 0.0, 0.0)
+
+
+def variance_components(scores: ArrayLike) -> VarianceComponents:
+    """Analysis-of-variance estimates for [seeds, texts] scores, at least two of each.
+
+    Raises ValueError as `MeanSquares.of` does, and for one seed: it says nothing on seeds.
+
+    Source: Searle, Casella & McCulloch (1992), Variance Components, sec. 4.3.
+    """
+    squares = MeanSquares.of(scores)
+    if squares.num_seeds < 2:
+        raise ValueError("with one seed there is no variance between seeds to be seen: give at least two")
+    return VarianceComponents(
+        seeds=max(squares.seeds - squares.residual, 0.0) / squares.num_texts,
+        texts=max(squares.texts - squares.residual, 0.0) / squares.num_seeds,
+        both=squares.residual,
+        num_seeds=squares.num_seeds,
+        num_texts=squares.num_texts,
+    )
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
@@ -245,6 +425,12 @@ def _normal_quantile(probability: float) -> float:
     return float(ndtri(probability))
 
 
+def _chi_squared_quantile(dof: float, probability: float) -> float:
+    from scipy.special import chdtri
+
+    return float(chdtri(dof, 1.0 - probability))
+
+
 def _t_quantile(dof: float, probability: float) -> float:
     from scipy.special import stdtrit
 
@@ -261,37 +447,15 @@ def _score_interval(proportion: float, sample_size: float, quantile: float) -> I
 
 
 def _crossed_t_interval(scores: NDArray[np.float64], confidence: float) -> Interval:
-    mean = float(scores.mean())
-    upper = _upper_probability(confidence)
-    variance, dof = _grand_mean_variance(scores)
-    half = _t_quantile(dof, upper) * sqrt(variance)
+    mean, half = float(scores.mean()), MeanSquares.of(scores).half_width(confidence)
     return Interval(mean, mean - half, mean + half)
 
 
-def _grand_mean_variance(scores: NDArray[np.float64]) -> tuple[float, float]:
-    """Estimated variance of the grand mean of [seeds, texts] scores, and its degrees of freedom."""
-    num_seeds, num_texts = scores.shape
-    if num_texts < 2:
-        raise ValueError("the variance between texts needs at least two texts")
-    if num_seeds == 1:
-        return float(scores.var(ddof=1)) / num_texts, num_texts - 1.0
-    mean, seed_means, text_means = scores.mean(), scores.mean(axis=1), scores.mean(axis=0)
-    residuals = scores - seed_means[:, None] - text_means + mean
-    dof_seeds, dof_texts = num_seeds - 1, num_texts - 1
-    dof_residual = dof_seeds * dof_texts
-    ms_seeds = num_texts * float(np.sum((seed_means - mean) ** 2)) / dof_seeds
-    ms_texts = num_seeds * float(np.sum((text_means - mean) ** 2)) / dof_texts
-    ms_residual = float(np.sum(residuals**2)) / dof_residual
-    # E[MS_S + MS_T - MS_R] / (S T) is the variance. A negative component estimate counts as 0, so the
-    # total is never below the largest of the three mean squares.
-    total = max(ms_seeds, ms_residual) + max(ms_texts, ms_residual) - ms_residual
-    if total == 0.0:
-        return 0.0, float(dof_texts)
-    # The MS_S term stays in the denominator when its component is truncated: dropping it would jump from
-    # few to many degrees of freedom on what is, with few seeds, a noisy comparison with MS_R, and
-    # under-covers for moderate seed variance. Keeping it errs towards wide intervals.
-    dof = total**2 / (ms_seeds**2 / dof_seeds + ms_texts**2 / dof_texts + ms_residual**2 / dof_residual)
-    return total / scores.size, dof
+def _paired(correct_a: ArrayLike, correct_b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    a, b = _as_scores(correct_a, "correct_a"), _as_scores(correct_b, "correct_b")
+    if b.shape not in (a.shape, (1, a.shape[1])):
+        raise ValueError(f"correct_b must be of shape {a.shape} or {(1, a.shape[1])}, got {b.shape}")
+    return a, b
 
 
 def _is_binary(values: NDArray[Any]) -> bool:

@@ -7,6 +7,7 @@ A study folder holds
     records/SPEC_ID.json             one record per cell that ended, finished or failed
     records/SPEC_ID.parquet          its predictions; the record is written after them
     adapters/SPEC_ID/                what the cell learned, in the standard format of its kind
+    overlap.json                     which test texts stand on the training side too, by id
     report.md, report.html           made from the above at any time
     lock                             held while a process works in the folder
 
@@ -155,6 +156,17 @@ class StudyFolder:
     def execution(self) -> dict[str, Any]:
         """execution.json, or an empty mapping."""
         return self._read_json(self.path / "execution.json") or {}
+
+    def write_overlap(self, told: Mapping[str, Any]) -> None:
+        """Replaces overlap.json: {"data": [one part for each resolved data section]}."""
+        self._write_json(self.path / "overlap.json", {"format": FORMAT, **told})
+
+    def overlap(self) -> dict[str, Any]:
+        """overlap.json, or an empty mapping where nothing was counted. Raises StudyError on an unknown format."""
+        told = self._read_json(self.path / "overlap.json")
+        if told is not None and told.get("format") != FORMAT:
+            raise StudyError(_unknown_format(self.path / "overlap.json", told.get("format")))
+        return told or {}
 
     # -- records ------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ import torch
 
 from handful import models
 from handful.data import draw_split, load_dataset
+from handful.data.overlap import overlap_of
 from handful.engine.budget import LARGEST_BUDGET, fitting_budget
 from handful.errors import DataError, HandfulError, ModelError, SpecError
 from handful.examples import Dataset, Example, Split
@@ -289,7 +290,28 @@ def run_plan(
         folder.write_plan(plan.as_dict())
         folder.write_lock(lock_of(plan.as_dict(), plan.distinct, dataclasses.asdict(settings), versions()))
         EXECUTORS[EXECUTOR]().run(pending, folder, settings, on_event or _ignore)
+        _count_overlap(plan, folder)
     return outcome(plan, folder)
+
+
+def _count_overlap(plan: Plan, folder: StudyFolder) -> None:
+    """Writes which test texts stand on the training side too, for data of the plan that it was not yet counted for.
+
+    A file of its own: no record speaks of texts that its run did not read, and records of before stay as they are.
+    """
+    parts = {canonical_json(part.get("data")): part for part in folder.overlap().get("data") or ()}
+    sources = {canonical_json(spec.as_dict()["data"]): spec for spec in plan.distinct}
+    wanted = {key: spec for key, spec in sources.items() if key not in parts}
+    for key, spec in wanted.items():
+        dataset = load_dataset(spec.data)
+        found = overlap_of(dataset)
+        parts[key] = {
+            "data": spec.as_dict()["data"], "has_test_side": bool(dataset.test), "num_test": found.num_test,
+            "num_train": found.num_train, "is_complete": found.is_complete,
+            "equal": [list(pair) for pair in found.equal], "near": [list(pair) for pair in found.near],
+        }  # fmt: skip
+    if wanted:
+        folder.write_overlap({"data": [parts[key] for key in sources]})
 
 
 def _load_bases(pending: Sequence[RunSpec], device: str) -> int | None:

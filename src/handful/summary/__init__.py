@@ -15,8 +15,10 @@ from handful.results import StudyFolder
 from handful.summary.axes import Pivot, Spread, SpreadCell, pivots_of, spreads_of
 from handful.summary.claims import claims_of
 from handful.summary.comparison import compare
+from handful.summary.learning import CurveOfRow, Equivalence, Gain, learning_of
 from handful.summary.mistakes import Mistake, Mistakes, mistakes_of
 from handful.summary.outcomes import Outcome, read_outcome
+from handful.summary.overlap import OverlapOfData, overlaps_of
 from handful.summary.parts import Cell, Claim, CurvePoint, Difference, Protocol, Provenance, Row, Run, Unfinished
 from handful.summary.plain import agreed
 from handful.summary.protocol import protocol_of, provenance_of, unfinished_runs
@@ -25,10 +27,14 @@ from handful.summary.rows import make_rows
 __all__ = [
     "Cell",
     "Claim",
+    "CurveOfRow",
     "CurvePoint",
     "Difference",
+    "Equivalence",
+    "Gain",
     "Mistake",
     "Mistakes",
+    "OverlapOfData",
     "Pivot",
     "Protocol",
     "Provenance",
@@ -49,7 +55,10 @@ class Summary:
     columns: the asked numbers of labels, sorted. label_names: empty when the rows do not agree on them or
     nothing finished. failures, missing: every run that has no numbers. pivots: methods of which a knob takes several
     values. spreads: methods asked under several prompts. mistakes: the texts that runs get wrong. claims: the
-    comparisons that the study declared. notes: what a reader must know about how these numbers were computed.
+    comparisons that the study declared. curves: of every row that reads labels, with a reason where there is none.
+    equivalences: how many labels of one row are worth those of another. overlaps: test texts on the training side, of
+    each data source for which the study counted them. notes: what a reader must know about how these numbers were
+    computed.
     """
 
     name: str
@@ -69,6 +78,9 @@ class Summary:
     spreads: tuple[Spread, ...] = ()
     mistakes: tuple[Mistakes, ...] = ()
     claims: tuple[Claim, ...] = ()
+    curves: tuple[CurveOfRow, ...] = ()
+    equivalences: tuple[Equivalence, ...] = ()
+    overlaps: tuple[OverlapOfData, ...] = ()
 
     @property
     def has_results(self) -> bool:
@@ -100,6 +112,7 @@ def summarise(folder: StudyFolder) -> Summary:
     columns = tuple(sorted({int(cell["asked"]["num_labels"]) for cell in planned}))
     rows, notes = compare(make_rows(planned, columns, outcomes), columns, outcomes)
     claims, untested = claims_of(plan.get("claims") or (), rows, columns, outcomes)
+    curves, equivalences = learning_of(rows, columns, outcomes, claims)
     finished = [outcome.record for outcome in outcomes.values() if outcome.record and outcome.tested]
     failures, missing = unfinished_runs(planned, rows, outcomes)
     return Summary(
@@ -120,4 +133,7 @@ def summarise(folder: StudyFolder) -> Summary:
         spreads=spreads_of(rows, columns),
         mistakes=mistakes_of(rows, columns, outcomes),
         claims=claims,
+        curves=curves,
+        equivalences=equivalences,
+        overlaps=overlaps_of(folder.overlap(), rows, outcomes),
     )

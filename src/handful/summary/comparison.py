@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 
 from handful.statistics import (
     Interval,
+    VarianceComponents,
     crossed_interval,
+    detectable_difference,
     mcnemar_exact,
     paired_crossed_interval,
     paired_crossed_p_value,
+    variance_components,
     wilson_interval,
 )
 from handful.summary.outcomes import Outcome, Tested, common_ids, on_shared_texts, same_texts, tested_of
@@ -35,6 +38,13 @@ def accuracy_interval(tests: Sequence[Tested]) -> tuple[Interval | None, Interva
         interval = crossed_interval(np.stack([test.on(common).correct for test in tests]))
         return _a_share(_moved(interval, [float(test.correct.mean()) for test in tests])), kind
     return _a_share(_t_interval([float(test.correct.mean()) for test in tests])), "t over seeds"
+
+
+def components_of(tests: Sequence[Tested]) -> VarianceComponents | None:
+    """Where the variance of a cell's mean comes from; None for a single run, or where test texts differ."""
+    if len(tests) < 2 or not same_texts(tests) or len(tests[0].ids) < 2:
+        return None
+    return variance_components(np.stack([test.on(tests[0].ids).correct for test in tests]))
 
 
 def _a_share(interval: Interval) -> Interval:
@@ -119,12 +129,12 @@ def difference_of(a: Cell, b: Cell, other: str, outcomes: Mapping[str, Outcome])
         correct_a, correct_b = tests_a[0].correct, tests_b[0].correct
         p_value = mcnemar_exact(correct_a.astype(int), correct_b.astype(int))
         interval = _paired_interval([correct_a], [correct_b]) if num_texts > 1 else None
-        return Difference(other, interval, p_value, 1, num_texts)
+        return Difference(other, interval, p_value, 1, num_texts, detectable=_detectable([correct_a], [correct_b]))
     means = [
         float(test_a.correct.mean() - test_b.correct.mean()) for test_a, test_b in zip(tests_a, tests_b, strict=True)
     ]
     ids = common_ids(tests_a)
-    t_p_value = None
+    t_p_value = detectable = None
     if ids:
         stacked_a = [test.on(ids).correct for test in tests_a]
         stacked_b = [test.on(ids).correct for test in tests_b]
@@ -135,13 +145,14 @@ def difference_of(a: Cell, b: Cell, other: str, outcomes: Mapping[str, Outcome])
         if is_flipped:
             stacked_a, stacked_b = stacked_b, stacked_a[:1]
         interval = _paired_interval(stacked_a, stacked_b)
+        detectable = _detectable(stacked_a, stacked_b)
         t_p_value = paired_crossed_p_value(np.stack(stacked_a).astype(float), np.stack(stacked_b).astype(float))
         if is_flipped:
             interval = Interval(-interval.estimate, -interval.high, -interval.low)
         interval = _moved(interval, means)
     else:
         interval = _t_interval(means)
-    return Difference(other, interval, None, len(pairs), num_texts, t_p_value)
+    return Difference(other, interval, None, len(pairs), num_texts, t_p_value, detectable)
 
 
 def _paired_runs(a: Cell, b: Cell) -> list[tuple[Run, Run]]:
@@ -158,6 +169,13 @@ def _paired_runs(a: Cell, b: Cell) -> list[tuple[Run, Run]]:
 
 def _paired_interval(a: Sequence[NDArray[np.bool_]], b: Sequence[NDArray[np.bool_]]) -> Interval:
     return paired_crossed_interval(np.stack(a).astype(float), np.stack(b).astype(float))
+
+
+def _detectable(a: Sequence[NDArray[np.bool_]], b: Sequence[NDArray[np.bool_]]) -> float | None:
+    """None where nothing scatters: no size of difference follows from that."""
+    if len(a[0]) < 2:
+        return None
+    return detectable_difference(np.stack(a).astype(float), np.stack(b).astype(float)) or None
 
 
 def _moved(interval: Interval, means: Sequence[float]) -> Interval:

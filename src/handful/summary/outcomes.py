@@ -108,8 +108,8 @@ def _curve(record: RunRecord) -> tuple[CurvePoint, ...]:
     made = []
     for point in points if isinstance(points, (list, tuple)) else ():
         if isinstance(point, Mapping) and (update := whole(point, "update")) is not None:
-            losses = number(point, "train_loss"), number(point, "selection_log_loss")
-            made.append(CurvePoint(update, number(point, "epoch"), *losses))
+            names = "epoch", "train_loss", "selection_log_loss", "test_accuracy"
+            made.append(CurvePoint(update, *(number(point, name) for name in names)))
     return tuple(made)
 
 

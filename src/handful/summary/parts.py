@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from handful.statistics import Interval
+from handful.statistics import Interval, VarianceComponents
 
 SIGNIFICANCE = 0.05
 """Level of the exact McNemar test; the intervals are 95 % ones to match."""
@@ -26,12 +26,16 @@ DIVERGED_ABOVE = 1.1
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """What training showed at an update; losses in nats, the training loss a mean since the point before."""
+    """What training showed at an update; losses in nats, the training loss a mean since the point before.
+
+    test_accuracy: where the record measured the test texts at every point, to look at and never to choose by.
+    """
 
     update: int
     epoch: float | None = None
     train_loss: float | None = None
     selection_log_loss: float | None = None
+    test_accuracy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,15 @@ class Run:
         return next((point.epoch for point in self.curve if point.update == self.chosen_update), None)
 
     @property
+    def by_epoch(self) -> tuple[float, float, float] | None:
+        """Test accuracy at the update that was kept, at the last one, and at the one that is best on the test texts:
+        the oracle, which nothing may choose by. None where the record did not measure all three."""
+        tested = {point.update: point.test_accuracy for point in self.curve if point.test_accuracy is not None}
+        if not tested or len(tested) < len(self.curve) or self.chosen_update not in tested:
+            return None
+        return tested[self.chosen_update], tested[max(tested)], max(tested.values())
+
+    @property
     def diverged(self) -> bool:
         """Whether training went astray: it failed and says so, or its training loss rose by a tenth."""
         losses = [point.train_loss for point in self.curve if point.train_loss is not None]
@@ -87,7 +100,8 @@ class Difference:
 
     Paired by seed and by test text: only seeds and texts that both have are in it. interval: None when they
     share none. p_value: exact McNemar, when there is one run on either side, else None. t_p_value: of the test that
-    the interval stands for, where it counts seeds and texts.
+    the interval stands for, where it counts seeds and texts. detectable: the smallest true difference that such data
+    find with 80 % power, None where they say nothing of it.
     """
 
     other: str
@@ -96,6 +110,7 @@ class Difference:
     num_seeds: int
     num_texts: int
     t_p_value: float | None = None
+    detectable: float | None = None
 
     @property
     def distinguishable(self) -> bool | None:
@@ -119,7 +134,8 @@ class Cell:
     cell that is repeated across its row. accuracy: mean with its interval; interval_kind says which.
     num_trainable, adapter_bytes: smallest and largest over the runs. is_best: the largest mean accuracy of
     its column among the rows on the same data. versus_best: None for the best itself.
-    versus_no_labels: against each row on the same data that reads no labels, itself left out.
+    versus_no_labels: against each row on the same data that reads no labels, itself left out. components: where the
+    variance of the mean comes from, with at least two seeds on the same test texts.
     """
 
     num_labels: int
@@ -139,6 +155,7 @@ class Cell:
     is_best: bool = False
     versus_best: Difference | None = None
     versus_no_labels: tuple[Difference, ...] = ()
+    components: VarianceComponents | None = None
 
     @property
     def num_seeds_planned(self) -> int:

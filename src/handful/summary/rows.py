@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from handful.identity import canonical_json
-from handful.summary.comparison import accuracy_interval
+from handful.summary.comparison import accuracy_interval, components_of
 from handful.summary.outcomes import Outcome, make_run, tested_of
 from handful.summary.parts import Cell, CellStatus, Row
 from handful.summary.plain import (
@@ -92,7 +92,8 @@ def _make_cell(
         status = "partial"
     else:
         status = "failed" if any(run.status == "failed" for run in runs) else "missing"
-    interval, kind = accuracy_interval([tested_of(run, outcomes) for run in finished])
+    tests = [tested_of(run, outcomes) for run in finished]
+    interval, kind = accuracy_interval(tests)
     memory = [run.peak_memory_bytes for run in finished]
     return Cell(
         num_labels=num_labels,
@@ -109,6 +110,7 @@ def _make_cell(
         peak_memory_bytes=max((size for size in memory if size is not None), default=None),
         num_trainable=extent([run.num_trainable for run in finished]),
         adapter_bytes=extent([run.adapter_bytes for run in finished]),
+        components=components_of(tests),
     )
 
 

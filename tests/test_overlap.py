@@ -114,9 +114,7 @@ num_labels = [20]
 """
 
 
-def test_a_study_counts_once_and_its_records_stay_as_they_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_study_counts_once_and_its_records_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "s.toml").write_text(STUDY, encoding="utf-8")
     study = read_study(str(tmp_path / "s.toml"), None)
     folder = run_study(study, tmp_path / "out").folder

@@ -137,7 +137,7 @@ def test_seeds_that_agree_by_chance_still_count() -> None:
     scores = np.array([[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]])
     squares = MeanSquares.of(scores)
     assert squares.seeds == 0.0 and squares.residual > 0.0
-    assert squares.of_seeds == pytest.approx(squares.residual * stats.chi2.ppf(0.025, 3) / 3 / 16)
+    assert squares.of_seeds == pytest.approx(squares.residual * stats.chi2.ppf(0.05, 3) / 3 / 16)
     interval = crossed_interval(scores)
     assert interval.low < interval.estimate < interval.high
 

@@ -78,7 +78,7 @@ def test_a_knob_with_several_values_is_an_axis(study: Study) -> None:
     correct = {}
     for virtual in (80, 8):
         for num_labels in (50, 150):
-            for seed in (0, 1):
+            for seed in (0, 1, 2):
                 key = virtual, num_labels, seed
                 correct[key] = draws(0.9 if virtual == 8 else 0.5, seed=sum(key))
                 study.finish({"name": "prompt_tuning", "num_virtual_tokens": virtual}, num_labels, seed, correct[key])
@@ -88,7 +88,7 @@ def test_a_knob_with_several_values_is_an_axis(study: Study) -> None:
         "prompt_tuning", ("num_virtual_tokens",), ("8", "80"), "")
     assert pivot.best == {50: 0, 150: 0}
     for num_labels in (50, 150):
-        mine, best = ([correct[virtual, num_labels, seed] for seed in (0, 1)] for virtual in (80, 8))
+        mine, best = ([correct[virtual, num_labels, seed] for seed in (0, 1, 2)] for virtual in (80, 8))
         assert pivot.versus_best[1, num_labels].interval == paired_crossed_interval(mine, best)
         assert not pivot.ties_best(1, num_labels) and not pivot.ties_best(0, num_labels)
 

@@ -7,17 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from handful.report.wording import bounds, group_titles, listed, percent, plural, points
+from handful.report.wording import (
+    bounds,
+    equivalence_words,
+    group_titles,
+    listed,
+    percent,
+    plural,
+    points,
+    points_words,
+)
 from handful.statistics import Interval
-from handful.summary import Cell, Claim, Row, Spread, Summary
+from handful.summary import Cell, Claim, Equivalence, Row, Spread, Summary
 
+EXPLORATORY = "What follows is exploratory: it was looked for in the results, and is not adjusted for how often."
 NAMED = 3
 """Rows that a sentence names at most before it counts them."""
 
 
 def findings(summary: Summary) -> list[str]:
     """What the numbers allow to say, most useful first; never empty."""
-    sentences = []
+    sentences = _claims_in_short(summary)
+    if any(cell.versus_best for row in summary.rows for cell in row.cells.values()):
+        sentences.append(EXPLORATORY if sentences else f"No claims were declared beforehand. {EXPLORATORY}")
     for title, rows in zip(group_titles(summary), summary.groups, strict=True):
         found = _group_findings(rows, summary)
         if found and title:
@@ -26,9 +38,22 @@ def findings(summary: Summary) -> list[str]:
     return sentences + _unfinished(summary)
 
 
+def _claims_in_short(summary: Summary) -> list[str]:
+    """Each declared pair at its fewest and its most labels."""
+    by_pair: dict[tuple[str, str], list[Claim]] = {}
+    for claim in summary.claims:
+        by_pair.setdefault((claim.first, claim.second), []).append(claim)
+    sentences = []
+    for claims in by_pair.values():
+        claims = sorted(claims, key=lambda claim: claim.num_labels)
+        words = [_claim_words(claim) for claim in dict.fromkeys((claims[0], claims[-1]))]
+        sentences.append("; ".join(words).replace("can't", "Can't", 1 if words[0].startswith("can't") else 0) + ".")
+    return sentences
+
+
 def claim_sentences(summary: Summary) -> list[str]:
-    """One for each pair that the study declared: "lora beats tfidf by 6.1 points [4.0, 8.2] with 150 labels (same 2,000
-    texts, 5 seeds)", number of labels after number, and "can't tell" where the data can't.
+    """One for each pair that the study declared: "lora beats tfidf by 6.1 points [4.0, 8.2] at 150 labels, same 2,000
+    texts, 5 seeds", number of labels after number, and "can't tell" where the data can't.
     """
     by_pair: dict[tuple[str, str], list[Claim]] = {}
     for claim in summary.claims:
@@ -40,13 +65,45 @@ def _claim_words(claim: Claim) -> str:
     interval = claim.difference.interval
     assert interval is not None
     texts, seeds = claim.difference.num_texts, plural(claim.difference.num_seeds, "seed")
-    told = f"with {plural(claim.num_labels, 'label')} (same {texts:,} texts, {seeds})"
+    at, same = f"at {plural(claim.num_labels, 'label')}", f"same {texts:,} texts, {seeds}"
     if not claim.is_settled:
-        return f"can't tell {claim.first} from {claim.second}, {points(interval)} points, {told}"
+        return f"can't tell {claim.first} from {claim.second} {at}, {points_words(interval)}, {same}"
     first, second = claim.first, claim.second
     if interval.estimate < 0:
         first, second, interval = second, first, Interval(-interval.estimate, -interval.high, -interval.low)
-    return f"{first} beats {second} by {percent(interval.estimate)} points {bounds(interval)} {told}"
+    return f"{first} beats {second} by {percent(interval.estimate)} points {bounds(interval)} {at}, {same}"
+
+
+def gain_sentences(summary: Summary) -> list[str]:
+    """What more labels would bring to each row that has a learning curve: "lora, from 500 labels: 100 more, +0.4 points
+    [0.1, 0.8]; twice as many, +1.2 points [0.4, 2.0]"."""
+    sentences = []
+    for curve in summary.curves:
+        if curve.gains:
+            steps = [
+                f"{'twice as many' if gain.more == gain.start else f'{gain.more:,} more labels'}: "
+                f"{points_words(gain.interval)}"
+                for gain in curve.gains
+            ]
+            sentences.append(f"{curve.label}, from {plural(curve.gains[0].start, 'label')} on: {'; '.join(steps)}.")
+    return sentences
+
+
+def equivalence_sentences(summary: Summary) -> list[str]:
+    """How many labels of one row are worth those of another, a sentence for each pair."""
+    by_pair: dict[tuple[str, str], list[Equivalence]] = {}
+    for equivalence in summary.equivalences:
+        if equivalence.found is not None:
+            by_pair.setdefault((equivalence.first, equivalence.second), []).append(equivalence)
+    return [
+        "; ".join(map(equivalence_words, found)) + ("." if found[0].is_declared else " (exploratory).")
+        for found in by_pair.values()
+    ]
+
+
+def without_curve(summary: Summary) -> list[tuple[str, str]]:
+    """[(row, why there is no learning curve of it)]"""
+    return [(curve.label, curve.reason) for curve in summary.curves if curve.law is None]
 
 
 def _group_findings(rows: Sequence[Row], summary: Summary) -> list[str]:

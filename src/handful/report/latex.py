@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from handful.report.setup import setup_sentences
 from handful.report.wording import (
     ABSENT,
     bounds,
@@ -32,10 +33,13 @@ _SPECIAL = {
 
 
 def render(summary: Summary) -> str:
-    """A table environment: accuracies in % with their 95 % intervals, best in bold, ties underlined."""
+    """The paragraph on the experimental setup, and a table environment: accuracies in % with their 95 % intervals, best
+    in bold, ties underlined."""
     num_columns = len(summary.columns)
+    setup = setup_sentences(summary)
     lines = [
         r"% \usepackage{booktabs}",
+        *([r"\paragraph{Experimental setup.}", *map(escape, setup), ""] if setup else []),
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{escape(summary.name)}. {escape(' '.join(_notes(summary)))}}}",

@@ -9,14 +9,26 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from handful.report.findings import claim_sentences, findings
+from handful.report.findings import (
+    claim_sentences,
+    equivalence_sentences,
+    findings,
+    gain_sentences,
+    without_curve,
+)
 from handful.report.provenance import protocol_lines, provenance_lines
+from handful.report.setup import setup_sentences
 from handful.report.tables import (
     claims_table,
+    components_table,
     cost_table,
     differences_table,
+    epochs_table,
+    equivalences_table,
     facts_table,
+    learning_table,
     numbers_table,
+    overlap_lines,
     pivot_table,
     pivot_title,
     shared_text_facts,
@@ -49,6 +61,10 @@ def render(summary: Summary) -> str:
         blocks.append("![Error against number of labels](error.svg)")
     if summary.claims:
         blocks += ["## Claims", "\n".join(f"- {_escape(sentence)}" for sentence in claim_sentences(summary))]
+    brought = [*equivalence_sentences(summary), *gain_sentences(summary)]
+    brought += [f"{label}: no learning curve, {reason}." for label, reason in without_curve(summary)]
+    if brought:
+        blocks += ["## What labels bring", "\n".join(f"- {_escape(sentence)}" for sentence in brought)]
     blocks.append("## Accuracy")
     for title, rows in zip(group_titles(summary), summary.groups, strict=True):
         if title:
@@ -64,15 +80,19 @@ def render(summary: Summary) -> str:
                 for where, reason in unfinished_lines(entries)
             ]
             blocks += [f"## {title}", "\n".join(lines)]
-    shared = shared_text_facts(summary)
+    shared = [*shared_text_facts(summary), *overlap_lines(summary)] if summary.has_results else []
     if shared:
         blocks += ["## Duplicates and cut texts", _pairs(shared)]
     for title, (columns, body) in (
         ("Claims, one by one", claims_table(summary)),
         ("Over prompts", spreads_table(summary)),
         *((pivot_title(pivot), pivot_table(pivot, summary.columns)) for pivot in summary.pivots),
+        ("Where the variance comes from", components_table(summary)),
+        ("Epochs", epochs_table(summary)),
         ("Costs", cost_table(summary)),
         ("Texts by method", texts_table(summary)),
+        ("Learning curves", learning_table(summary)),
+        ("Labels worth labels", equivalences_table(summary)),
         ("All numbers", numbers_table(summary)),
         ("Paired differences", differences_table(summary)),
         ("Other facts", facts_table(summary)),
@@ -80,6 +100,8 @@ def render(summary: Summary) -> str:
         if body:
             escaped = [[_escape(value) for value in row] for row in body]
             blocks += [f"## {_escape(title)}", _table([_escape(name) for name in columns], escaped)]
+    if setup := setup_sentences(summary):
+        blocks += ["## Experimental setup", _escape(" ".join(setup))]
     blocks += ["## How it was made", _pairs(provenance_lines(summary))]
     return "\n\n".join(block for block in blocks if block) + "\n"
 

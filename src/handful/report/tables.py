@@ -5,6 +5,7 @@ Escapes nothing: whoever shows a text escapes it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from handful.report.wording import (
@@ -13,8 +14,11 @@ from handful.report.wording import (
     bounds,
     count,
     decimals,
+    detectable,
     distinct_values,
     extent,
+    group_titles,
+    labels_words,
     listed,
     p_value,
     percent,
@@ -192,7 +196,7 @@ def numbers_table(summary: Summary) -> Table:
 
 def claims_table(summary: Summary) -> Table:
     """(head, rows): every comparison that the study declared, with its p-value before and after Holm."""
-    head = ["claim", "N", "difference, points", "p", "p (Holm)", "seeds", "test texts", "verdict"]
+    head = ["claim", "N", "difference, points", "detectable", "p", "p (Holm)", "seeds", "test texts", "verdict"]
     table = []
     for claim in summary.claims:
         difference = claim.difference
@@ -200,6 +204,7 @@ def claims_table(summary: Summary) -> Table:
             f"{claim.first} against {claim.second}",
             count(claim.num_labels),
             points(difference.interval) if difference.interval else ABSENT,
+            detectable(difference.detectable),
             p_value(claim.p_value),
             p_value(claim.adjusted),
             count(difference.num_seeds),
@@ -209,9 +214,98 @@ def claims_table(summary: Summary) -> Table:
     return head, table
 
 
+def components_table(summary: Summary) -> Table:
+    """(head, rows): where the variance of each mean accuracy comes from, for cells of several seeds on the same texts.
+
+    A cell's seed names both its sample and its start, so the two stand together.
+    """
+    head = ["method", "N", "seeds", "sd between seeds, points"]
+    head += ["share of seeds", "share of test texts", "share of both"]
+    table = []
+    for row in summary.rows:
+        for num_labels, cell in row.cells.items():
+            found = cell.components
+            if found is not None:
+                shares = [f"{100 * share:.0f} %" for share in found.shares]
+                deviation = f"{100 * math.sqrt(found.seeds):.2f}"
+                table.append([row_title(row), count(num_labels), count(found.num_seeds), deviation, *shares])
+    return head, table
+
+
+def learning_table(summary: Summary) -> Table:
+    """(head, rows): every row's learning curve and what more labels bring, or why there is none."""
+    head = ["method", "error in %, by N", "read up to N", "more labels", "gain, points", "why not"]
+    table = []
+    for curve in summary.curves:
+        if curve.law is None:
+            table.append([curve.label, ABSENT, ABSENT, ABSENT, ABSENT, curve.reason])
+            continue
+        law = f"{100 * curve.law.floor:.1f} + {100 * curve.law.scale:.1f} N^-{curve.law.exponent:.2f}"
+        for gain in curve.gains:
+            steps = f"{gain.more:,} from {gain.start:,}"
+            table.append([curve.label, law, count(curve.reach), steps, points(gain.interval), ABSENT])
+    return head, table
+
+
+def equivalences_table(summary: Summary) -> Table:
+    """(head, rows): how many labels of one row give what another reaches with its own."""
+    head = ["method", "N", "as good as", "with labels", "95 % interval", "why not"]
+    table = []
+    for one in summary.equivalences:
+        words = [ABSENT, ABSENT, one.reason]
+        if one.found is not None:
+            middle, low, high = (
+                labels_words(end, one.found) for end in (one.found.estimate, one.found.low, one.found.high)
+            )
+            words = [middle, f"[{low}, {high}]" if low != high else ABSENT, ABSENT]
+        table.append([one.first, count(one.num_labels), one.second, *words])
+    return head, table
+
+
+def epochs_table(summary: Summary) -> Table:
+    """(head, rows): test accuracy at the update that was kept, at the last one, and at the oracle's: the best on the
+    test
+    texts, which nothing may choose by. Only where records measured the test at every point."""
+    head = ["method", "N", "seeds", "kept, %", "last, %", "oracle (best on test, never used), %"]
+    table = []
+    for row in summary.rows:
+        for num_labels, cell in row.cells.items():
+            finished = [run for run in cell.runs if run.status == "finished"]
+            found = [run.by_epoch for run in finished if run.by_epoch is not None]
+            if found and len(found) == len(finished):
+                means = [sum(values) / len(found) for values in zip(*found, strict=True)]
+                table.append([row_title(row), count(num_labels), count(len(found)), *map(percent, means)])
+    return head, table
+
+
+def overlap_lines(summary: Summary) -> list[tuple[str, str]]:
+    """[(what, value)]: test texts that stand on the training side too, or that nobody counted them."""
+    counted = {part.group: part for part in summary.overlaps}
+    lines = []
+    for title, rows in zip(group_titles(summary), summary.groups, strict=True):
+        part, where = counted.get(rows[0].group), f" ({title})" if title else ""
+        if part is None:
+            lines.append((f"near duplicates across training and test{where}", NOT_COUNTED))
+            continue
+        least = "" if part.is_complete else "at least "
+        other = f"the {part.num_train:,} texts of the training side" if part.has_test_side else "the other texts"
+        of = f"{least}{{:,}} of {part.num_test:,}"
+        same = f"test texts that also stand among {other}, but for case, spacing and punctuation{where}"
+        near = f"test texts nearly the same as one there (3-word shingles, Jaccard similarity of 0.8 or more){where}"
+        lines += [(same, of.format(part.num_equal)), (near, of.format(part.num_near))]
+        if part.num_equal or part.num_near:
+            read = ", ".join(f"{extent(ends)} at N = {number:,}" for number, ends in part.read.items())
+            lines.append((f"of all these, with the twin among the labels that a run read{where}", read or ABSENT))
+    return lines
+
+
+NOT_COUNTED = "not counted: `handful study FILE` counts them where the texts are at hand"
+
+
 def differences_table(summary: Summary) -> Table:
     """(head, rows): every paired difference that was computed, in percentage points."""
-    head = ["method", "N", "against", "difference, points", "p (McNemar)", "seeds", "test texts", "verdict"]
+    head = ["method", "N", "against", "difference, points", "detectable"]
+    head += ["p (McNemar)", "seeds", "test texts", "verdict"]
     table = []
     for row in summary.rows:
         for num_labels, cell in row.cells.items():
@@ -222,6 +316,7 @@ def differences_table(summary: Summary) -> Table:
                     count(num_labels),
                     difference.other,
                     points(difference.interval) if difference.interval else ABSENT,
+                    detectable(difference.detectable),
                     p_value(difference.p_value),
                     count(difference.num_seeds),
                     count(difference.num_texts),

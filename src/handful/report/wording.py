@@ -5,13 +5,25 @@ Knows nothing of terminals, Markdown or HTML, and escapes nothing: whoever shows
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from handful.identity import canonical_json
 from handful.statistics import Interval
-from handful.summary import Cell, Difference, Protocol, Row, Spread, SpreadCell, Summary, Unfinished
+from handful.summary import (
+    Cell,
+    Difference,
+    Equivalence,
+    Equivalent,
+    Protocol,
+    Row,
+    Spread,
+    SpreadCell,
+    Summary,
+    Unfinished,
+)
 
 NO_LABELS_MARK = "\N{DAGGER}"
 DASH = "\N{EN DASH}"
@@ -35,6 +47,16 @@ def bounds(interval: Interval) -> str:
 def points(interval: Interval) -> str:
     """A difference in percentage points with its ends: "+5.2 [2.1, 8.3]"."""
     return f"{100 * interval.estimate:+.1f} {bounds(interval)}"
+
+
+def points_words(interval: Interval) -> str:
+    """"+5.2 points [2.1, 8.3]"."""
+    return f"{100 * interval.estimate:+.1f} points {bounds(interval)}"
+
+
+def detectable(value: float | None) -> str:
+    """The smallest difference in points that the data could have found: "1.4"."""
+    return ABSENT if value is None else percent(value)
 
 
 def count(value: float | None) -> str:
@@ -161,6 +183,26 @@ def listed(items: Sequence[str], limit: int = 4) -> str:
 def plural(number: int, noun: str) -> str:
     """"1 seed", "2 seeds"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def labels_words(number: float, equal: Equivalent) -> str:
+    """A number of labels read off a curve, to two digits: "900", "more than 5,000", "fewer than 50"."""
+    if number > equal.largest:
+        return f"more than {equal.largest:,}"
+    if number < equal.smallest:
+        return f"fewer than {equal.smallest:,}"
+    digits = 1 - math.floor(math.log10(number))
+    return f"{round(number, min(0, digits)):,.0f}"
+
+
+def equivalence_words(equivalence: Equivalence) -> str:
+    """"lora with 50 labels = tfidf with 900 [600, 1,400]"; without an interval where all of it lies out of reach."""
+    equal = equivalence.found
+    head = f"{equivalence.first} with {plural(equivalence.num_labels, 'label')} = {equivalence.second} with"
+    if equal is None:
+        return f"{head} can't tell: {equivalence.second} has no curve to read ({equivalence.reason})"
+    words = [labels_words(end, equal) for end in (equal.estimate, equal.low, equal.high)]
+    return f"{head} {words[0]}" if len(set(words)) == 1 else f"{head} {words[0]} [{words[1]}, {words[2]}]"
 
 
 # -- cells and rows -----------------------------------------------------------------------------------------
@@ -322,6 +364,8 @@ def footnotes(summary: Summary) -> list[str]:
             f"{plural(len(summary.claims), 'declared comparison')} (claims), adjusted for their number after Holm; "
             "every other comparison here is exploratory."
         )
+    elif any(cell.versus_best is not None for cell in cells):
+        notes.append("The study declares no claims: every comparison here is exploratory.")
     if any(kept_words(cell) for cell in cells):
         notes.append("epoch, update: what was kept of training, seed by seed where it differs.")
     if summary.spreads:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from handful.learning_curves import Equivalent
 from handful.results import StudyFolder
 from handful.summary.axes import Pivot, Spread, SpreadCell, pivots_of, spreads_of
 from handful.summary.claims import claims_of
@@ -31,6 +32,7 @@ __all__ = [
     "CurvePoint",
     "Difference",
     "Equivalence",
+    "Equivalent",
     "Gain",
     "Mistake",
     "Mistakes",

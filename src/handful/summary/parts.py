@@ -206,7 +206,8 @@ class Row:
     it, without num_labels and seed. spec: the resolved spec of its first cell. group: rows of one group are
     on the same data and are compared. uses_model: False when the resolved model is none. cells: by
     num_labels, one for every column. sees: what its runs were allowed to look at before the test, where their records
-    say so. facts: each fact's distinct values over the finished runs.
+    say so. facts: each fact's distinct values over the finished runs. recipes: hashes of the recipes that filled its
+    open knobs.
     """
 
     label: str
@@ -221,6 +222,7 @@ class Row:
     engine_paths: tuple[str, ...] = ()
     sees: tuple[str, ...] = ()
     facts: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    recipes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ def make_rows(
                 engine_paths=distinct(record.engine.get("path") for record in finished),
                 sees=distinct(what for record in finished for what in record.learned.get("sees") or ()),
                 facts=facts_of(finished),
+                recipes=distinct(record.learned.get("recipe") for record in finished),
             )
         )
     return tuple(replace(row, label=label) for row, label in zip(rows, row_labels(rows), strict=True))

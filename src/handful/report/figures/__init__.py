@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from handful.report.figures.costs import draw_costs, has_costs
+from handful.report.figures.differences import Part, draw_differences, height, parts_of
 from handful.report.figures.errors import draw_errors
 from handful.report.figures.inline import inline
 from handful.report.figures.style import (
@@ -23,6 +24,7 @@ from handful.report.figures.style import (
     DASHES,
     GREY,
     PAPER,
+    SERIES,
     Look,
     levels_of,
     looks_of,
@@ -37,7 +39,7 @@ from handful.summary import Row, Summary
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
-NAMES = ("error", "cost", "training")
+NAMES = ("error", "differences", "cost", "training")
 """Of the figures, and of their files."""
 
 
@@ -93,6 +95,10 @@ def draw(summary: Summary) -> dict[str, Figure]:
     figures = {"error": _figure(
         "error", "Error against number of labels",
         lambda sheet: _draw_panels(sheet, summary, shown, looks, legend, draw_errors), legend)}
+    parts = parts_of(summary, group_titles(summary))
+    if parts:  # one row alone differs from nothing
+        figures["differences"] = _figure(
+            "differences", "Paired differences", lambda sheet: _draw_forest(sheet, parts), _forest_legend(parts))
     if costly:
         figures["cost"] = _figure(
             "cost", "Error against time of training",
@@ -161,6 +167,22 @@ def _draw_panels(
     for panel, (title, rows) in zip(panels, groups, strict=True):
         sheet.is_cut |= draw_panel(panel, summary, rows, looks).is_cut
         panel.set_title(fill(printable(title), 36 if narrow else 76), loc="left")
+
+
+def _draw_forest(sheet: _Sheet, parts: Sequence[Part]) -> None:
+    narrow = sheet.format.is_narrow
+    (panel,) = _panels(sheet, 1, 1, height(parts, narrow), _forest_legend(parts))
+    draw_differences(panel, parts, narrow)
+
+
+def _forest_legend(parts: Sequence[Part]) -> Legend:
+    lines = [(line, part.is_declared) for part in parts for line in part.lines]
+    entries: Legend = []
+    if any(line.is_told for line, _ in lines):
+        entries.append(("the data tell it from none", Look(SERIES[0], "o", "-")))
+    if not all(line.is_told for line, _ in lines):
+        entries.append(("can't tell", Look(GREY, "o", "-")))
+    return entries
 
 
 def _draw_curves(sheet: _Sheet, summary: Summary, legend: Legend) -> None:

@@ -10,8 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from handful.report.figures.style import Look, error_axis, levels_of, number_axis, tidy
-from handful.summary import Cell, Row, Spread, Summary
+from handful.report.figures.style import INK, PAPER, Look, error_axis, levels_of, number_axis, tidy
+from handful.report.wording import labels_words, printable
+from handful.summary import Cell, Equivalence, Row, Spread, Summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,8 +56,52 @@ def draw_errors(panel: Axes, summary: Summary, rows: Sequence[Row], looks: Mappi
     for place, row in enumerate(curves):
         shift = DODGE ** (place - (len(curves) - 1) / 2)
         _draw_curve(panel, row, looks[row.label], heights, shift, faint=min(1.0, MANY / len(curves)))
+    worth = worth_showing(summary, rows)
+    for equivalence in worth:
+        heights(1.0 - equivalence.error)
     error_axis(panel, heights.drawn)
+    for equivalence in worth:
+        _draw_equivalence(panel, equivalence, looks[equivalence.second], extent)
     return heights
+
+
+def worth_showing(summary: Summary, rows: Sequence[Row]) -> list[Equivalence]:
+    """For each row that others are measured by, the first pair's equivalence with the fewest labels, where that is more
+    labels than the other needs."""
+    labels = {row.label for row in rows}
+    found: dict[str, Equivalence] = {}
+    for equivalence in summary.equivalences:
+        equal = equivalence.found
+        if equal is not None and equivalence.first in labels and equal.low > equivalence.num_labels:
+            found.setdefault(equivalence.second, equivalence)
+    return list(found.values())
+
+
+def _draw_equivalence(panel: Axes, equivalence: Equivalence, look: Look, extent: tuple[float, float]) -> None:
+    """An arrow from the labels of one row to those of the other that give its error; open to the right where there are
+    none within reach. A bar across its head is the interval."""
+    equal = equivalence.found
+    assert equal is not None
+    error, right = 100.0 * equivalence.error, extent[1]
+    end = min(equal.estimate, right)
+    panel.annotate(
+        "", (end, error), (equivalence.num_labels, error), zorder=6,
+        arrowprops={"arrowstyle": "-|>", "color": INK, "linewidth": 1.3, "shrinkA": 4, "shrinkB": 0},
+    )  # fmt: skip
+    if equal.low < right:
+        panel.hlines(error, max(equal.low, extent[0]), min(equal.high, right), color=look.colour, linewidth=5,
+                     alpha=0.45, zorder=5)  # fmt: skip
+    middle = math.sqrt(equivalence.num_labels * end)
+    panel.annotate(
+        printable(f"= {shortened(equivalence.second)} with {labels_words(equal.estimate, equal)}"), (middle, error),
+        (0, 5), textcoords="offset points", ha="center", va="bottom", color=INK, zorder=7,
+        bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 0.8},
+    )  # fmt: skip
+
+
+def shortened(label: str, length: int = 24) -> str:
+    """A row's label as far as there is room beside an arrow."""
+    return label if len(label) <= length else f"{label[: length - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def draw_level(

@@ -76,10 +76,8 @@ def test_a_lock_gives_the_same_records_in_an_empty_folder(
     ours, theirs = without_execution(there / "again"), without_execution(study / "out")
     assert len(ours) == 1 + 4 + 4 and ours == theirs
     assert StudyFolder(there / "again").plan()["cells"] == StudyFolder(study / "out").plan()["cells"]
-    locks = [json.loads(path.read_text("utf-8")) for path in (there / "again" / "study.lock.json", lock)]
-    assert [{k: v for k, v in plain.items() if k != "command"} for plain in locks][0] == {
-        k: v for k, v in locks[1].items() if k != "command"
-    }
+    ours, theirs = (json.loads(path.read_text("utf-8")) for path in (there / "again" / "study.lock.json", lock))
+    assert {**ours, "command": ""} == {**theirs, "command": ""}
     code, told = run("study", "study.lock.json", "--output", "again")
     assert code == 0 and "Nothing is left to run" in told
 

@@ -19,8 +19,10 @@ from handful.errors import SpecError
 from handful.examples import Encoded, EncodedExample, Task
 from handful.protocols import PROTOCOLS, Budget, Holdout, Paper
 from handful.protocols.budget import cross_validate, folds
+from handful.report.markdown import render
 from handful.spec import read_study
 from handful.study import plan_study, run_study
+from handful.summary import summarise
 from handful.training import Curve, Settled, TrainingSpec, marks, optimise
 from toys import make_toy_model
 
@@ -221,12 +223,17 @@ def test_what_the_selection_chooses_and_what_the_test_would_have(tmp_path: Path)
     study = tmp_path / "s.toml"
     study.write_text(
         f"""name = "s"
+claims = [["lora", "tfidf"], ["lora protocol=budget", "tfidf"]]
 [fixed]
 data = {{ name = "table_file", path = "{tmp_path / "t.csv"}", test_size = 60 }}
 model = {{ checkpoint = "{make_toy_model(tmp_path / "toy")}" }}
 prompt = {{ name = "cloze", answers = {{ a = "good", b = "bad" }} }}
 training = {{ epochs = 4 }}
-[grid]
+[[grid]]
+method = ["tfidf"]
+num_labels = [60]
+seed = [0, 1]
+[[grid]]
 method = [{{ name = "lora", learning_rate = 0.02 }}]
 protocol = [{{ name = "holdout", watch_test = true }}, "paper", {{ name = "budget", watch_test = true }}]
 num_labels = [60]
@@ -238,11 +245,13 @@ threads = 1
         "utf-8",
     )
     outcome = run_study(read_study(str(study)), tmp_path / "out")
-    assert (outcome.finished, outcome.failed) == (6, 0)
+    assert (outcome.finished, outcome.failed) == (8, 0)
     disagree = 0
     for name in outcome.folder.plan()["cells"]:
         record = outcome.folder.record(name["spec_id"])
         assert record is not None
+        if record.spec["method"]["name"] == "tfidf":
+            continue
         points, kept = record.curve["points"], record.curve["chosen_update"]
         by_update = {point["update"]: point for point in points}
         measured = record.metrics["accuracy"]
@@ -261,6 +270,19 @@ threads = 1
             assert kept == math.ceil(found["chosen_share"] * 30) and len(record.sample["train_ids"]) == 60
             assert record.curve["chosen_by"].startswith("four splits")
     assert disagree, "the draw must be one where they disagree, or this shows little"
+
+    summary = summarise(outcome.folder)
+    paper = "lora, best test epoch (paper's protocol)"
+    assert [row.label for row in summary.rows if row.on_test] == [paper]
+    assert [[row.on_test for row in rows] for rows in summary.groups] == [[False, False, False], [True]]
+    by_label = {row.label: row for row in summary.rows}
+    assert by_label[paper].num_tried == (4, 4) and by_label["lora protocol=budget"].num_tried == (4, 4)
+    # The paper's row is compared with nothing of ours, and no claim is about it.
+    assert by_label[paper].cells[60].is_best and by_label[paper].cells[60].versus_no_labels == ()
+    assert {(claim.first, claim.second) for claim in summary.claims} == {("lora protocol=budget", "tfidf")}
+    assert any("never claimed" in note for note in summary.notes)
+    page = render(summary)
+    assert paper in page and "Lengths of training that a run chose from" in page
 
 
 def test_every_protocol_is_listed_by_its_name() -> None:

@@ -32,6 +32,11 @@ def protocol_lines(summary: Summary) -> list[tuple[str, str]]:
         rules = [f"{rule} ({plural(number, 'run')})" for rule, number in protocol.chosen_by.items()]
         lines.append(("Update kept by", listed(rules, limit=len(rules))))
     lines.append(("Choices made on test texts", count(protocol.num_chosen_on_test)))
+    tried = [
+        f"{row.label} {' to '.join(map(str, dict.fromkeys(row.num_tried)))}" for row in summary.rows if row.num_tried
+    ]
+    if tried:
+        lines.append(("Lengths of training that a run chose from", "; ".join(tried)))
     lines.append(("Seeds", ", ".join(map(str, protocol.seeds)) or ABSENT))
     tested = tests_text(protocol) + shared[protocol.test_texts_shared] if protocol.num_test else ABSENT
     lines.append(("Tested on", tested))

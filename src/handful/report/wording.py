@@ -284,7 +284,10 @@ def group_titles(summary: Summary) -> list[str]:
             if any(other.get(key) != value for other in alike)
         ]
         titles.append(" ".join([name, *differing]))
-    return titles
+    return [
+        title + (", best test epoch (paper's protocol)" if rows[0].on_test else "")
+        for title, rows in zip(titles, summary.groups, strict=True)
+    ]
 
 
 # -- lists --------------------------------------------------------------------------------------------------

@@ -18,19 +18,23 @@ def claims_of(
 ) -> tuple[tuple[Claim, ...], tuple[str, ...]]:
     """Each declared pair at every number of labels where both have numbers, and notes on those that have none.
 
-    A side names a row by its label, or a method that has a single row.
+    A side names a row by its label, or a method that has a single row. Rows that were chosen on the test texts don't
+    count.
     """
     notes = []
     found: list[tuple[str, str, int, Difference, float]] = []
+    ours = [row for row in rows if not row.on_test]
     for first, second in asked:
-        sides = [_rows_named(name, rows) for name in (first, second)]
+        sides = [_rows_named(name, ours) for name in (first, second)]
         pairs = [(a, b) for a in sides[0] for b in sides[1] if a.group == b.group and a is not b]
         many = [
             name for name, side in zip((first, second), sides, strict=True) if len({row.label for row in side}) > 1
         ]
         if many or not pairs:
             several = f"{many[0]} has several rows, name one by its label" if many else ""
-            why = several or "no rows of these names stand side by side"
+            on_test = [name for name in (first, second) if not _rows_named(name, ours) and _rows_named(name, rows)]
+            chosen = f"{on_test[0]} was chosen on the test texts, on which no claim rests" if on_test else ""
+            why = several or chosen or "no rows of these names stand side by side"
             notes.append(f"The claim {first} against {second} was not tested: {why}.")
             continue
         for a, b in pairs:

@@ -86,11 +86,11 @@ def compare(
                     versus_best=against.get(best),
                     versus_no_labels=tuple(against[other] for other in unlabelled if other != index),
                 )
-    notes = _notes([cell for row in cells for cell in row.values()], len({row.group for row in rows}))
+    notes = _notes([cell for row in cells for cell in row.values()], rows)
     return tuple(replace(row, cells=made) for row, made in zip(rows, cells, strict=True)), notes
 
 
-def _notes(cells: Sequence[Cell], num_groups: int) -> tuple[str, ...]:
+def _notes(cells: Sequence[Cell], rows: Sequence[Row]) -> tuple[str, ...]:
     """What a reader must know of how the intervals and differences were computed."""
     notes = []
     if any(cell.interval_kind == "t over seeds" for cell in cells):
@@ -109,7 +109,9 @@ def _notes(cells: Sequence[Cell], num_groups: int) -> tuple[str, ...]:
     ]
     if any(difference.interval is None for difference in compared):
         notes.append("Some cells share no seed or no test text with the one they stand beside: not compared.")
-    if num_groups > 1:
+    if len({row.on_test for row in rows}) > 1:
+        notes.append("Rows whose epoch was chosen on the test texts are compared among themselves, and never claimed.")
+    if len({row.group for row in rows}) > len({row.on_test for row in rows}):
         notes.append("Rows on different data are not compared; each data source has its own best.")
     return tuple(notes)
 

@@ -204,10 +204,11 @@ class Row:
 
     label: method name and the knobs that tell it from the other rows. asked: the cell as the study file asks
     it, without num_labels and seed. spec: the resolved spec of its first cell. group: rows of one group are
-    on the same data and are compared. uses_model: False when the resolved model is none. cells: by
+    on the same data, choose alike, and are compared. uses_model: False when the resolved model is none. cells: by
     num_labels, one for every column. sees: what its runs were allowed to look at before the test, where their records
     say so. facts: each fact's distinct values over the finished runs. recipes: hashes of the recipes that filled its
-    open knobs.
+    open knobs. on_test: its updates were chosen on the test texts. num_tried: fewest and most settings from which a
+    finished run chose what counts.
     """
 
     label: str
@@ -223,6 +224,8 @@ class Row:
     sees: tuple[str, ...] = ()
     facts: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     recipes: tuple[str, ...] = ()
+    on_test: bool = False
+    num_tried: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Knows nothing of what the mappings mean, but for the few names by which a planne
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -109,3 +110,8 @@ def facts_of(finished: Iterable[RunRecord]) -> dict[str, tuple[Any, ...]]:
         for name, value in record.facts.items():
             facts.setdefault(str(name), {})[canonical_json(value)] = value
     return {name: tuple(values.values()) for name, values in facts.items()}
+
+
+def reads_test(rule: str) -> bool:
+    """Whether a record's `chosen_by` names the test texts ("test accuracy", "last of best_on_test")."""
+    return "test" in re.findall(r"[a-z]+", rule.lower())

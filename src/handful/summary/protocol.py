@@ -5,7 +5,6 @@ Knows nothing of accuracies.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,16 @@ from handful.identity import canonical_json
 from handful.results import RunRecord
 from handful.summary.outcomes import Outcome, Tested, make_run, same_texts, tested_of
 from handful.summary.parts import Protocol, Provenance, Row, Unfinished
-from handful.summary.plain import distinct, is_none, mapping, plain_text, reads_labels, seed_of, without_cell_axes
+from handful.summary.plain import (
+    distinct,
+    is_none,
+    mapping,
+    plain_text,
+    reads_labels,
+    reads_test,
+    seed_of,
+    without_cell_axes,
+)
 
 
 def unfinished_runs(
@@ -64,7 +72,7 @@ def protocol_of(
         test_texts_shared=shared,
         splits={num_labels: tuple(splits[num_labels]) for num_labels in sorted(splits)},
         chosen_by={rule: rules.count(rule) for rule in dict.fromkeys(rules)},
-        num_chosen_on_test=sum(map(_reads_test, rules)) if records else None,
+        num_chosen_on_test=sum(map(reads_test, rules)) if records else None,
         prompts=_distinct_parts(specs, "prompt"),
         models=_distinct_parts(specs, "model"),
         data=_distinct_parts(specs, "data"),
@@ -99,11 +107,6 @@ def provenance_of(
         settings={name: value for name, value in settings.items() if name != "notes"},
         finished_at=tuple(sorted(distinct(execution.get("finished_at") for execution in executions))),
     )
-
-
-def _reads_test(rule: str) -> bool:
-    """Whether a record's `chosen_by` names the test texts ("test accuracy", "last of best_on_test")."""
-    return "test" in re.findall(r"[a-z]+", rule.lower())
 
 
 def _distinct_parts(specs: Iterable[Mapping[str, Any]], section: str) -> tuple[Any, ...]:

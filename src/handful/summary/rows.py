@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from handful.identity import canonical_json
+from handful.results import RunRecord
 from handful.summary.comparison import accuracy_interval, components_of
 from handful.summary.outcomes import Outcome, make_run, tested_of
 from handful.summary.parts import Cell, CellStatus, Row
@@ -21,9 +22,11 @@ from handful.summary.plain import (
     facts_of,
     flat,
     is_none,
+    mapping,
     mean,
     method_name,
     reads_labels,
+    reads_test,
     seed_of,
     without_cell_axes,
 )
@@ -45,13 +48,14 @@ def make_rows(
         asked, spec = without_cell_axes(cells[0]["asked"]), cells[0]["spec"]
         records = [outcomes[name].record for name in dict.fromkeys(cell["spec_id"] for cell in cells)]
         finished = [record for record in records if record is not None and record.status == "finished"]
+        on_test = any(reads_test(str(record.curve.get("chosen_by", ""))) for record in finished)
         rows.append(
             Row(
                 label="",
                 method=method_name(asked),
                 asked=asked,
                 spec=spec,
-                group=groups.setdefault(canonical_json(asked.get("data")), len(groups)),
+                group=groups.setdefault(canonical_json([asked.get("data"), on_test]), len(groups)),
                 reads_labels=any(reads_labels(cell) for cell in cells),
                 uses_model=not is_none(spec.get("model")),
                 cells=_make_cells(cells, columns, outcomes),
@@ -60,9 +64,20 @@ def make_rows(
                 sees=distinct(what for record in finished for what in record.learned.get("sees") or ()),
                 facts=facts_of(finished),
                 recipes=distinct(record.learned.get("recipe") for record in finished),
+                on_test=on_test,
+                num_tried=extent([_num_tried(record) for record in finished]),
             )
         )
     return tuple(replace(row, label=label) for row, label in zip(rows, row_labels(rows), strict=True))
+
+
+def _num_tried(record: RunRecord) -> int | None:
+    """How many settings a run chose from: the shares that were cross-validated, else the epochs that were looked at."""
+    shares = mapping(record.learned, "cross_validation").get("shares")
+    if isinstance(shares, (list, tuple)):
+        return len(shares)
+    looks = {"selection_log_loss", "test_log_loss"}
+    return sum(not looks.isdisjoint(point) for point in record.curve.get("points", ())) or None
 
 
 def _make_cells(
@@ -129,7 +144,7 @@ def row_labels(rows: Sequence[Row]) -> list[str]:
         title = asked[index].get("method.title")
         words = [str(title or row.method)]
         for path in paths:
-            if title and path == "method.revision":
+            if (title and path == "method.revision") or (row.on_test and path == "protocol.name"):
                 continue
             # Knobs of a method are compared within it; the rest also across methods, among those that ask it.
             within = {canonical_json(asked[i].get(path)) for i in same_method}
@@ -138,7 +153,7 @@ def row_labels(rows: Sequence[Row]) -> list[str]:
             value = asked[index].get(path, resolved[index].get(path))
             if value is not None and (len(within) > 1 or is_unusual):
                 words.append(f"{short_path(path, paths)}={short_value(value)}")
-        labels.append(" ".join(words))
+        labels.append(" ".join(words) + (", best test epoch (paper's protocol)" if row.on_test else ""))
     counts = {label: labels.count(label) for label in labels}
     seen: dict[str, int] = {}
     for index, label in enumerate(labels):

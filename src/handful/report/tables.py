@@ -34,6 +34,7 @@ from handful.report.wording import (
     verdict,
     without_folders,
 )
+from handful.statistics import VarianceComponents
 from handful.summary import Pivot, Row, Run, Summary
 
 Table = tuple[list[str], list[list[str]]]
@@ -215,21 +216,24 @@ def claims_table(summary: Summary) -> Table:
 
 
 def components_table(summary: Summary) -> Table:
-    """(head, rows): where the variance of each mean accuracy comes from, for cells of several seeds on the same texts.
+    """(head, rows): where the variance of each mean accuracy comes from, at each N of several seeds and one test.
 
     A cell's seed names both its sample and its start, so the two stand together.
     """
-    head = ["method", "N", "seeds", "sd between seeds, points"]
-    head += ["share of seeds", "share of test texts", "share of both"]
+    numbers = [
+        number for number in summary.columns if any(row.cells[number].components is not None for row in summary.rows)
+    ]
     table = []
     for row in summary.rows:
-        for num_labels, cell in row.cells.items():
-            found = cell.components
-            if found is not None:
-                shares = [f"{100 * share:.0f} %" for share in found.shares]
-                deviation = f"{100 * math.sqrt(found.seeds):.2f}"
-                table.append([row_title(row), count(num_labels), count(found.num_seeds), deviation, *shares])
-    return head, table
+        found = [row.cells[number].components for number in numbers]
+        if any(found):
+            table.append([row_title(row), *(ABSENT if one is None else _components(one) for one in found)])
+    return ["method", *(f"N = {number:,}" for number in numbers)], table
+
+
+def _components(found: VarianceComponents) -> str:
+    seeds, texts, both = (f"{100 * share:.0f} %" for share in found.shares)
+    return f"seeds {seeds}, texts {texts}, both {both} (sd between seeds {100 * math.sqrt(found.seeds):.2f})"
 
 
 def learning_table(summary: Summary) -> Table:

@@ -186,13 +186,15 @@ def plural(number: int, noun: str) -> str:
 
 
 def labels_words(number: float, equal: Equivalent) -> str:
-    """A number of labels read off a curve, to two digits: "900", "more than 5,000", "fewer than 50"."""
+    """A number of labels read off a curve, to two digits: "900", "more than 5,000", "fewer than 50"; to three where two
+    would round it to the end of the curve."""
     if number > equal.largest:
         return f"more than {equal.largest:,}"
     if number < equal.smallest:
         return f"fewer than {equal.smallest:,}"
     digits = 1 - math.floor(math.log10(number))
-    return f"{round(number, min(0, digits)):,.0f}"
+    rounded = round(number, min(0, digits))
+    return f"{round(number, min(0, digits + 1)) if rounded >= equal.largest else rounded:,.0f}"
 
 
 def equivalence_words(equivalence: Equivalence) -> str:

@@ -170,7 +170,9 @@ def _paired_runs(a: Cell, b: Cell) -> list[tuple[Run, Run]]:
 
 
 def _paired_interval(a: Sequence[NDArray[np.bool_]], b: Sequence[NDArray[np.bool_]]) -> Interval:
-    return paired_crossed_interval(np.stack(a).astype(float), np.stack(b).astype(float))
+    interval = paired_crossed_interval(np.stack(a).astype(float), np.stack(b).astype(float))
+    # No difference of two shares is larger than 1, whatever Student's t says of two seeds.
+    return Interval(interval.estimate, max(-1.0, interval.low), min(1.0, interval.high))
 
 
 def _detectable(a: Sequence[NDArray[np.bool_]], b: Sequence[NDArray[np.bool_]]) -> float | None:

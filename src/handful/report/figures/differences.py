@@ -77,7 +77,8 @@ def _against_best(title: str, rows: Sequence[Row], columns: Sequence[int]) -> Pa
         if versus.interval is not None
     )
     where = f" on {title}" if title else ""
-    return Part(f"minus {best.label}, the best at N = {number:,}{where}; exploratory", lines, False) if lines else None
+    title = f"exploratory{where}: minus {best.label}, best at N = {number:,}"
+    return Part(title, lines, False) if lines else None
 
 
 def _estimate(difference: Difference) -> float:
@@ -104,7 +105,7 @@ def draw_differences(panel: Axes, parts: Sequence[Part], is_narrow: bool) -> Non
     ticks: dict[float, str] = {}
     place = 0
     for part in parts:
-        room = 40 if is_narrow else 70
+        room = 48 if is_narrow else 70
         panel.text(
             0.0, positions[place], _fit(part.title, room), transform=panel.get_yaxis_transform(), va="center",
             ha="left", fontweight="bold" if part.is_declared else "normal", color=INK, zorder=5, bbox=_paper(),

@@ -327,8 +327,8 @@ def test_a_kill_at_each_rename_changes_no_record(
     study_file, reference = light
     folders = nursery("kill_at_each_rename", study_file, tmp_path / "killed", moment)
     whole = contents(reference)
-    # execution.json, plan.json, for each of the two runs its predictions and its record, and overlap.json
-    assert len(folders) == 2 + 2 * 2 + 1
+    # execution.json, plan.json, study.lock.json, overlap.json, and for each of two runs its predictions and its record
+    assert len(folders) == 4 + 2 * 2
     for folder in folders:
         assert contents(Path(folder)) == whole
 

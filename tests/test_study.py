@@ -221,7 +221,7 @@ def test_what_is_not_there_is_looked_for_once(tmp_path: Path, monkeypatch: pytes
     asked: list[Mapping[str, Any]] = []
     resolve = study_module.resolve_cell
 
-    def counting(cell: Mapping[str, Any], device: str) -> RunSpec:
+    def counting(cell: Mapping[str, Any], device: str, outline: bool) -> RunSpec:
         asked.append(cell)
         return resolve(cell, device)
 

@@ -10,6 +10,9 @@ from typing import Any
 
 IDENTITY_VERSION = 1
 
+ESTIMATED = "estimated"
+"""The revision of a base or a data source in a plan, where only what ships with handful tells of it; never run."""
+
 
 def canonical_json(value: Any) -> str:
     """The one JSON text of plain data: sorted keys, no spaces, no NaN. Raises ValueError on NaN."""

@@ -199,6 +199,9 @@ def _study_from(plain: Mapping[str, Any], model: str | None, problems: list[str]
     if problems:
         return None
     cells = [cell for grid in grids for cell in _cells(fixed, grid, model)]
+    if model is not None:
+        # Cells that differed by their base alone are one cell now.
+        cells = list({repr(cell): cell for cell in cells}.values())
     for cell in cells:
         check_cell(cell, problems)
     claims = _claims(plain.get("claims", []), cells, problems)
@@ -300,10 +303,11 @@ def check_cell(cell: Mapping[str, Any], problems: list[str]) -> None:
             problems.append(f"{key} must not be negative, got {value}")
 
 
-def resolve_cell(asked: Mapping[str, Any], device: str = "auto") -> RunSpec:
+def resolve_cell(asked: Mapping[str, Any], device: str = "auto", outline: bool = False) -> RunSpec:
     """The run that a cell asks for, with every default filled and data and base named by content.
 
-    device: "auto", "cpu" or "cuda", where it is to run; an open dtype depends on it.
+    device: "auto", "cpu" or "cuda", where it is to run; an open dtype depends on it. outline: for a plan, which needs
+    no weights; a well-known base and IMDB may then be missing, and have the revision ESTIMATED.
 
     Reads the data and the base's configuration, no weights. Raises HandfulError with the way out.
     """
@@ -315,9 +319,9 @@ def resolve_cell(asked: Mapping[str, Any], device: str = "auto") -> RunSpec:
     protocol: LabelProtocol = build_member("protocol", asked["protocol"], problems)
     cell = method.resolve({key: asked[key] for key in SECTIONS} | {"training": protocol.fill(asked["training"])})
     method = build_member("method", cell["method"], problems)
-    source = _resolved_data(identity.canonical_json(cell["data"]))
+    source = _resolved_data(identity.canonical_json(cell["data"]), outline)
     dataset = data_family.load_dataset(source)
-    base = _resolved_model(identity.canonical_json(cell["model"]), device)
+    base = _resolved_model(identity.canonical_json(cell["model"]), device, outline)
     asked_prompt = build_member("prompt", cell["prompt"], problems)
     prompt = prompt_family.resolve(asked_prompt, dataset.label_names, dataset.field_names, base.context_length())
     training = build(TrainingSpec, cell["training"], "training", problems) if cell["training"] is not None else None
@@ -335,17 +339,17 @@ def resolve_cell(asked: Mapping[str, Any], device: str = "auto") -> RunSpec:
 
 
 @cache
-def _resolved_data(section: str) -> DataSource:
+def _resolved_data(section: str, outline: bool) -> DataSource:
     problems: list[str] = []
-    source = build_member("data", json.loads(section), problems)
-    return data_family.resolve(source)
+    source: DataSource = build_member("data", json.loads(section), problems)
+    return data_family.outline(source) if outline else data_family.resolve(source)
 
 
 @cache
-def _resolved_model(section: str, device: str) -> Model:
+def _resolved_model(section: str, device: str, outline: bool) -> Model:
     problems: list[str] = []
     model: Model = build_member("model", json.loads(section), problems)
-    return model.resolve(device)
+    return model.outline(device) if outline else model.resolve(device)
 
 
 # -- plain data <-> dataclasses ------------------------------------------------------------------------

@@ -320,6 +320,45 @@ def variance_components(scores: ArrayLike) -> VarianceComponents:
     )
 
 
+def smallest_difference(
+    num_texts: int, num_seeds: int, disagreement: float, seed_sd: float, power: float = 0.8, level: float = 0.05
+) -> float:
+    """The true difference in accuracy between two methods that a paired study of this size finds with this power.
+
+    Args:
+        num_texts: test texts, the same for both methods and all seeds.
+        num_seeds: training seeds, the same for both methods; with one, only the sampling of texts is covered.
+        disagreement: share of the texts that one of the two answers rightly and the other wrongly.
+        seed_sd: standard deviation, from seed to seed, of the difference in accuracy over endless texts.
+        power: probability of finding it. level: of the two-sided test.
+
+    Returns (t(1 - level / 2) + t(power)) * standard error, the usual sample size formula solved for the difference,
+    with variance = disagreement / num_texts + seed_sd^2 / num_seeds: McNemar's variance of a paired difference in
+    proportions when there is none, and the seeds' share. It takes all disagreement for the texts' own, which no further
+    seed averages out: an upper bound. Degrees of freedom after Satterthwaite, as in paired_crossed_p_value.
+
+    Raises ValueError for no texts, no seed, a share outside (0, 1] or a negative standard deviation.
+
+    Sources: Connett, Smith & McHugh (1987), Statistics in Medicine 6:163-169, "Sample size and power for pair-matched
+    case-control studies" (their unconditional formula without the term in the squared difference); Satterthwaite
+    (1946), Biometrics Bull. 2:110-114.
+    """
+    if num_texts < 1 or num_seeds < 1:
+        raise ValueError(f"num_texts and num_seeds must be at least 1, got {num_texts} and {num_seeds}")
+    if not 0 < disagreement <= 1 or seed_sd < 0 or not 0 < power < 1 or not 0 < level < 1:
+        raise ValueError(
+            f"shares must lie in (0, 1] and seed_sd must not be negative, got disagreement={disagreement}, "
+            f"seed_sd={seed_sd}, power={power}, level={level}"
+        )
+    of_texts = disagreement / num_texts
+    of_seeds = seed_sd**2 / num_seeds if num_seeds > 1 else 0.0
+    variance = of_texts + of_seeds
+    if of_seeds == 0.0:
+        return (_normal_quantile(1.0 - level / 2) + _normal_quantile(power)) * sqrt(variance)
+    dof = variance**2 / (of_seeds**2 / (num_seeds - 1) + of_texts**2 / max(num_texts - 1, 1))
+    return (_t_quantile(dof, 1.0 - level / 2) + _t_quantile(dof, power)) * sqrt(variance)
+
+
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     """[tests] p-values adjusted so that calling those below a level significant errs in any of them no more often.
 

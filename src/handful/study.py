@@ -85,8 +85,11 @@ class Outcome:
 # -- planning ------------------------------------------------------------------------------------------
 
 
-def plan_study(study: StudySpec, command: str = "") -> Plan:
+def plan_study(study: StudySpec, command: str = "", outline: bool = False) -> Plan:
     """Every cell resolved and checked against its data and tokenizer; no weights are loaded.
+
+    outline: none are downloaded either, and what is not to be had is taken from the tables that ship (`resolve_cell`):
+    for looking at what a study would cost, not for running it.
 
     Raises SpecError with every problem of every cell, each once.
     """
@@ -99,7 +102,7 @@ def plan_study(study: StudySpec, command: str = "") -> Plan:
         if unusable.intersection(sections.values()):
             continue
         try:
-            spec = resolve_cell(asked, study.execution.device)
+            spec = resolve_cell(asked, study.execution.device, outline)
             cells.append(PlannedCell(told(asked, spec), spec))
         except DataError as error:
             problems.append(str(error))
@@ -193,6 +196,8 @@ def _problems_of_prompts(plan: Plan) -> list[str]:
         try:
             if spec.model not in tokenizers:
                 tokenizers[spec.model] = spec.model.load_tokenizer()
+            if spec.prompt.asks and tokenizers[spec.model] is None and spec.model.speaks:
+                continue  # an outline: there is nothing to check it with
             dataset = load_dataset(spec.data)
             check_prompt(
                 spec.prompt,

@@ -19,6 +19,7 @@ from handful.data.source import DataSource, RawData, RawRow
 from handful.data.table_file import TableFile
 from handful.errors import DataError
 from handful.examples import Dataset
+from handful.identity import ESTIMATED
 
 __all__ = [
     "DATA",
@@ -31,6 +32,7 @@ __all__ = [
     "TableFile",
     "draw_split",
     "load_dataset",
+    "outline",
     "resolve",
 ]
 
@@ -49,8 +51,11 @@ def load_dataset(source: DataSource) -> Dataset:
     """All texts of a source, its test side drawn; see `build_dataset` for ids, order and facts.
 
     The last few are kept in memory and read again when a file of theirs has changed. Raises DataError
-    for whatever is wrong with the texts, and when `source.revision` names another content.
+    for whatever is wrong with the texts, and when `source.revision` names another content. A source that `outline`
+    gave without its texts has stand-ins of the same lengths.
     """
+    if source.revision == ESTIMATED:
+        return _outlined(source)
     dataset = _load(replace(source, revision=None), _file_stamps(source))
     if source.revision not in (None, dataset.revision):
         raise DataError(
@@ -63,7 +68,25 @@ def load_dataset(source: DataSource) -> Dataset:
 
 def resolve(source: _Source) -> _Source:
     """The same source with `revision` filled in from its content. Raises what `load_dataset` raises."""
+    if source.revision == ESTIMATED:
+        raise DataError(f"{source.name}: revision {ESTIMATED!r} is for plans alone: leave revision out")
     return replace(source, revision=load_dataset(source).revision)
+
+
+def outline(source: _Source) -> _Source:
+    """The source for a plan: as `resolve` gives it, or with the revision ESTIMATED where its texts are not to be had
+    and their lengths are known all the same. Raises what `load_dataset` raises.
+    """
+    source = replace(source, revision=None) if source.revision == ESTIMATED else source
+    return resolve(source) if source.outline() is None else replace(source, revision=ESTIMATED)
+
+
+@lru_cache(maxsize=2)
+def _outlined(source: DataSource) -> Dataset:
+    dataset = source.outline()
+    if dataset is None:
+        raise DataError(f"{source.name}: the texts can be had by now: plan the study again")
+    return dataset
 
 
 @lru_cache(maxsize=2)

@@ -93,6 +93,18 @@ def download(dataset: str, config: str | None = None, revision: str | None = Non
     return splits
 
 
+def is_within_reach(dataset: str) -> bool:
+    """Whether a public data set's card is in the local cache or can be had at once, and so its texts too."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        hf_hub_download(dataset, "README.md", repo_type="dataset", etag_timeout=5)
+    except Exception:
+        # No network, no such data set, a full disk: `download` says which, to whoever needs the texts.
+        return False
+    return True
+
+
 def split_table(splits: Mapping[str, Any], dataset: str, split: str, wanted: Sequence[str]) -> Table:
     """The `wanted` columns of one split. Raises DataError when there is no such split."""
     if split not in splits:

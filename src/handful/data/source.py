@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from handful.errors import DataError
+from handful.examples import Dataset
 
 RawRow = tuple[str | None, dict[str, str], str | None]
 """(id, text fields by name, label name). No id: named by content. No label: an unlabelled text."""
@@ -62,6 +63,12 @@ class DataSource(ABC):
     @abstractmethod
     def read(self) -> RawData:
         """All rows of all sides, texts as they stand in the source. Raises DataError."""
+
+    def outline(self) -> Dataset | None:
+        """For a plan where the texts are not to be had: as many of the same lengths, which say nothing. None where
+        `read` can be expected to give the texts, or nothing is known of them.
+        """
+        return None
 
     def local_files(self) -> tuple[Path, ...]:
         """The files that `read` would read now; a change to one of them is seen by the cache."""

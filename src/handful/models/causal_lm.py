@@ -17,7 +17,9 @@ from handful.engine.base import Base, PathCheck
 from handful.engine.check import check_path
 from handful.engine.memory import keep_freed_memory_where_plenty
 from handful.errors import ModelError, first_line
+from handful.identity import ESTIMATED
 from handful.models.checkpoint import check_folder, content_hash, find, load_tokenizer, read_config
+from handful.models.shapes import KNOWN
 
 SHIPPED = ("reviews-llama-5m",)
 """Bases inside the package, by name."""
@@ -39,19 +41,38 @@ class CausalLM:
 
     def resolve(self, device: str = "auto") -> CausalLM:
         """The same base by content. Raises ModelError when there is no such model or it cannot be loaded."""
-        folder, name, commit = self._find()
-        check_folder(folder, name)
+        return self._resolved(device, with_weights=True)
+
+    def outline(self, device: str = "auto") -> CausalLM:
+        """For a plan: as `resolve`, without weights; of a known base that cannot be had, what the shipped table tells.
+
+        Raises ModelError for any other.
+        """
+        try:
+            return self._resolved(device, with_weights=False)
+        except ModelError:
+            if self.checkpoint not in KNOWN:
+                raise
+        return dataclasses.replace(self, revision=ESTIMATED, dtype=self._dtype(device), folder=None)
+
+    def _resolved(self, device: str, with_weights: bool) -> CausalLM:
+        folder, name, commit = self._find(with_weights)
+        check_folder(folder, name, with_weights)
         revision = commit or content_hash(folder)
         if commit is None and self.revision is not None and revision != self.revision:
             raise ModelError(
                 f"the model {self.checkpoint!r} has revision {revision}, the study asks for {self.revision}: "
                 "take that revision's files, or leave revision out"
             )
-        dtype = self.dtype
-        if dtype == "auto":
-            # bf16 without bf16 units is four times slower than fp32, so a CPU gets fp32.
-            dtype = "bfloat16" if device != "cpu" and torch.cuda.is_available() else "float32"
-        return dataclasses.replace(self, checkpoint=name, revision=revision, dtype=dtype, folder=str(folder))
+        return dataclasses.replace(
+            self, checkpoint=name, revision=revision, dtype=self._dtype(device), folder=str(folder)
+        )
+
+    def _dtype(self, device: str) -> Literal["auto", "float32", "bfloat16", "float16"]:
+        if self.dtype != "auto":
+            return self.dtype
+        # bf16 without bf16 units is four times slower than fp32, so a CPU gets fp32.
+        return "bfloat16" if device != "cpu" and torch.cuda.is_available() else "float32"
 
     def context_length(self) -> int | None:
         """Tokens, from the configuration; None where the architecture sets no bound."""
@@ -66,7 +87,9 @@ class CausalLM:
         return self._text_config()
 
     def load_tokenizer(self) -> Any:
-        """The tokenizer alone. Raises ModelError when there is none."""
+        """The tokenizer alone, None for an outline from the shipped table. Raises ModelError when there is none."""
+        if self.revision == ESTIMATED:
+            return None
         return load_tokenizer(self._folder(), self.checkpoint)
 
     def load(self, device: str = "cpu") -> Base:
@@ -113,16 +136,18 @@ class CausalLM:
         base.path = check_path(base, dtype)
         return base
 
-    def _find(self) -> tuple[Path, str, str | None]:
+    def _find(self, with_weights: bool = True) -> tuple[Path, str, str | None]:
         """(folder, name, hub commit or None). Downloads from the hub when it is no folder."""
         if self.folder is not None:
             return Path(self.folder), self.checkpoint, None
-        return find(self.checkpoint, self.revision, SHIPPED)
+        return find(self.checkpoint, self.revision, SHIPPED, with_weights=with_weights)
 
     def _folder(self) -> Path:
         return Path(self.folder) if self.folder is not None else self._find()[0]
 
     def _text_config(self) -> dict[str, Any]:
+        if self.revision == ESTIMATED:
+            return KNOWN[self.checkpoint].as_config()
         config = read_config(self._folder(), self.checkpoint)
         text = config.get("text_config")
         return text if isinstance(text, dict) else config

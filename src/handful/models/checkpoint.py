@@ -21,6 +21,9 @@ ENCODER_FILES = ("vocab.txt", "spm.model", "sentencepiece.bpe.model", "modules.j
                  "1_Pooling/config.json")  # fmt: skip
 """What an encoder's folder may hold besides."""
 
+ACCESS = "accept its terms on its hub page, then log in with `hf auth login`, or set HF_TOKEN"
+"""How to get a gated model."""
+
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -29,10 +32,12 @@ def find(
     revision: str | None,
     shipped: Sequence[str] = (),
     way_out: str = "name its folder with --model FOLDER",
+    with_weights: bool = True,
 ) -> tuple[Path, str, str | None]:
     """(folder, name, hub commit or None). shipped: names inside the package. Downloads from the hub when it is neither.
 
-    way_out: what to do where the hub cannot be reached. Raises ModelError when there is no such model.
+    way_out: what to do where the hub cannot be reached. with_weights: False downloads configuration and tokenizer
+    alone, a few MB instead of many GB. Raises ModelError when there is no such model.
     """
     if not checkpoint.strip():
         raise ModelError("the name of the model is empty: give a folder, a hub name" + _or(shipped))
@@ -45,7 +50,7 @@ def find(
         raise ModelError(f"the model {checkpoint!r} is a file: name the folder with its config.json")
     if given.is_absolute() or checkpoint.startswith(".") or checkpoint.count("/") > 1:
         raise ModelError(f"there is no model folder {checkpoint!r}: check the path")
-    return _download(checkpoint, revision, shipped, way_out)
+    return _download(checkpoint, revision, shipped, way_out, with_weights)
 
 
 def _or(shipped: Sequence[str]) -> str:
@@ -53,20 +58,16 @@ def _or(shipped: Sequence[str]) -> str:
 
 
 def _download(
-    name: str, revision: str | None, shipped: Sequence[str], way_out: str
+    name: str, revision: str | None, shipped: Sequence[str], way_out: str, with_weights: bool
 ) -> tuple[Path, str, str | None]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
+    weights = ("*.safetensors", "*.safetensors.index.json") if with_weights else ()
     try:
-        folder = snapshot_download(
-            name, revision=revision,
-            allow_patterns=["*.safetensors", "*.safetensors.index.json", *_FILES, *ENCODER_FILES],
-        )  # fmt: skip
+        folder = snapshot_download(name, revision=revision, allow_patterns=[*weights, *_FILES, *ENCODER_FILES])
     except GatedRepoError:
-        raise ModelError(
-            f"the model {name!r} is gated: accept its terms on its hub page, then log in with `hf auth login`"
-        ) from None
+        raise ModelError(f"the model {name!r} is gated: {ACCESS}") from None
     except (RepositoryNotFoundError, ValueError):
         raise ModelError(
             f"there is no model {name!r}, neither a folder, nor shipped ({', '.join(shipped)}), nor on the hub."
@@ -82,10 +83,10 @@ def _download(
     return Path(folder), name, Path(folder).name
 
 
-def check_folder(folder: Path, name: str) -> None:
-    """Raises ModelError where a folder holds no configuration of a model or no safetensors."""
+def check_folder(folder: Path, name: str, with_weights: bool = True) -> None:
+    """Raises ModelError where a folder holds no configuration of a model, or no safetensors where they are wanted."""
     config = read_config(folder, name)
-    if not list(folder.glob("*.safetensors")):
+    if with_weights and not list(folder.glob("*.safetensors")):
         pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
         if pickled:
             raise ModelError(

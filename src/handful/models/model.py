@@ -20,6 +20,12 @@ class Model(Protocol):
         """
         ...
 
+    def outline(self, device: str = "auto") -> Model:
+        """The same base for a plan, which needs no weights: as `resolve` gives it where its configuration and tokenizer
+        are here or can be had, else with the revision `identity.ESTIMATED` and the shape that ships.
+        """
+        ...
+
     def context_length(self) -> int | None:
         """The longest sequence in tokens, from the configuration; None when it has none."""
         ...
@@ -29,7 +35,7 @@ class Model(Protocol):
         ...
 
     def load_tokenizer(self) -> Any:
-        """The tokenizer alone, None for no model."""
+        """The tokenizer alone; None for no model, and for one of which only an outline is known."""
         ...
 
     def load(self, device: str = "cpu") -> Base:

@@ -21,6 +21,10 @@ class NoModel:
         """Itself: there is nothing to fill."""
         return self
 
+    def outline(self, device: str = "auto") -> NoModel:
+        """Itself."""
+        return self
+
     def context_length(self) -> int | None:
         """None: no bound."""
         return None

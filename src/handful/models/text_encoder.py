@@ -18,6 +18,7 @@ import torch
 from handful.engine.base import Base, PathCheck
 from handful.engine.memory import keep_freed_memory_where_plenty
 from handful.errors import ModelError, first_line
+from handful.identity import ESTIMATED
 from handful.models.checkpoint import (
     ENCODER_FILES,
     check_folder,
@@ -26,6 +27,7 @@ from handful.models.checkpoint import (
     load_tokenizer,
     read_config,
 )
+from handful.models.shapes import KNOWN
 
 OFFSET_POSITIONS = (
     "roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "longformer", "roberta-prelayernorm", "data2vec-text",
@@ -62,8 +64,22 @@ class TextEncoder:
 
     def resolve(self, device: str = "auto") -> TextEncoder:
         """The same encoder by content. Raises ModelError when there is no such model."""
-        folder, name, commit = self._find()
-        check_folder(folder, name)
+        return self._resolved(with_weights=True)
+
+    def outline(self, device: str = "auto") -> TextEncoder:
+        """For a plan: as `resolve`, without weights; of a known encoder that cannot be had, what the shipped table
+        tells. Raises ModelError for any other.
+        """
+        try:
+            return self._resolved(with_weights=False)
+        except ModelError:
+            if self.checkpoint not in KNOWN:
+                raise
+        return dataclasses.replace(self, revision=ESTIMATED, pooling=self.pooling or "mean", folder=None)
+
+    def _resolved(self, with_weights: bool) -> TextEncoder:
+        folder, name, commit = self._find(with_weights)
+        check_folder(folder, name, with_weights)
         revision = commit or content_hash(folder, ENCODER_FILES)
         if commit is None and self.revision is not None and revision != self.revision:
             raise ModelError(
@@ -83,6 +99,8 @@ class TextEncoder:
         """Tokens of a text: what the configuration allows, or less where the folder says what it was trained on; one
         is left for the end token.
         """
+        if self.revision == ESTIMATED:
+            return KNOWN[self.checkpoint].context
         config = read_config(self._folder(), self.checkpoint)
         bounds = []
         positions = config.get("max_position_embeddings")
@@ -96,10 +114,14 @@ class TextEncoder:
 
     def shape(self) -> dict[str, Any]:
         """The configuration as plain data."""
+        if self.revision == ESTIMATED:
+            return KNOWN[self.checkpoint].as_config()
         return read_config(self._folder(), self.checkpoint)
 
     def load_tokenizer(self) -> Any:
-        """The tokenizer alone. Raises ModelError when there is none."""
+        """The tokenizer alone, None for an outline from the shipped table. Raises ModelError when there is none."""
+        if self.revision == ESTIMATED:
+            return None
         return load_tokenizer(self._folder(), self.checkpoint)
 
     def load(self, device: str = "cpu") -> Base:
@@ -140,13 +162,13 @@ class TextEncoder:
         base.bytes_per_token = float(4 * KEPT_NUMBERS * layers * width)
         return base
 
-    def _find(self) -> tuple[Path, str, str | None]:
+    def _find(self, with_weights: bool = True) -> tuple[Path, str, str | None]:
         if self.folder is not None:
             return Path(self.folder), self.checkpoint, None
         folder = _packaged(self.checkpoint)
         if folder is not None:
             return folder, self.checkpoint, None
-        return find(self.checkpoint, self.revision, way_out=WAY_OUT)
+        return find(self.checkpoint, self.revision, way_out=WAY_OUT, with_weights=with_weights)
 
     def _folder(self) -> Path:
         return Path(self.folder) if self.folder is not None else self._find()[0]

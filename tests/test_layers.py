@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     for line in (
         "__main__",
         "cli",
-        "catalogue | estimate | texts",
+        "catalogue | estimate | showing | texts",
         "serving | report",
         "summary",
         "distillation",

@@ -38,6 +38,12 @@ if TYPE_CHECKING:
 UNFINISHED, MISTAKE, FAULT, INTERRUPTED = 1, 2, 70, 130
 """Exit codes: cells failed or are missing; a person can mend it; a fault of handful; Ctrl-C."""
 
+ESTIMATED_MARK = "~"
+"""Before a number of a plan that comes from tables that ship instead of the base and the texts."""
+
+LARGE_BASE = 100e6
+"""Parameters from which a plan tells which GPUs a base needs."""
+
 WIDTH = 80
 """Characters that a listing takes at most: longer lines are hard to read."""
 
@@ -325,9 +331,19 @@ class _Bars:
 
 
 @app.command("plan")
-def plan_verb(file_or_preset: StudyArgument, model: ModelOption = None, output: OutputOption = None) -> None:
-    """Show what a study would run: cells, tokens, time, memory. Runs and writes nothing."""
+def plan_verb(
+    file_or_preset: StudyArgument,
+    model: ModelOption = None,
+    output: OutputOption = None,
+    show_prompts: Annotated[
+        bool, typer.Option("--show-prompts", help="Show two whole prompts, token by token, in place of the costs.")
+    ] = False,
+) -> None:
+    """Show what a study would run: cells, tokens, time, memory. Runs and writes nothing, needs no weights."""
     console = _console()
+    if show_prompts:
+        _show_prompts(console, file_or_preset, model)
+        return
     with console.status("reading the study"):
         from handful.estimate import estimate
         from handful.results import StudyFolder
@@ -336,9 +352,46 @@ def plan_verb(file_or_preset: StudyArgument, model: ModelOption = None, output: 
 
         study = read_study(file_or_preset, model)
         folder = StudyFolder(_output_folder(output, study.name))
-        plan = plan_study(study)
+        plan = plan_study(study, outline=True)
         estimated = estimate(plan, folder, study.execution)
     _print_estimate(console, plan, folder, estimated)
+
+
+CUT_CHARACTERS = 1000
+"""How much is shown of what was cut from a text, from its beginning."""
+
+
+def _show_prompts(console: Console, file_or_preset: str, model: str | None) -> None:
+    with console.status("reading the study"):
+        from handful.showing import SEAM, escaped, two_prompts
+        from handful.spec import read_study
+        from handful.study import plan_study
+
+        shown, different = two_prompts(plan_study(read_study(file_or_preset, model), outline=True))
+    for number, one in enumerate(shown, start=1):
+        rendered = one.rendered
+        _say(
+            console,
+            f"Prompt {number} of {len(shown)}: {one.prompt}, {escaped(one.checkpoint)}, text {escaped(one.example_id)} "
+            f"({escaped(one.label)}), {rendered.num_tokens:,} tokens",
+            style="bold",
+        )
+        _say(console, one.seamed or escaped(rendered.text))
+        console.print()
+        _say(console, f"answers, as they follow ({SEAM} between tokens, their ids in brackets):")
+        for label, tokens in zip(one.label_names, rendered.answer_tokens, strict=True):
+            spelled = SEAM.join(escaped(token) for _, token in tokens)
+            _say(console, f"  {escaped(label)}: {spelled}  [{', '.join(str(number) for number, _ in tokens)}]")
+        if rendered.num_cut:
+            cut = rendered.cut_text
+            more = f" ... and {len(cut) - CUT_CHARACTERS:,} characters more" if len(cut) > CUT_CHARACTERS else ""
+            _say(console, f"cut from the text: {rendered.num_cut:,} tokens, {len(cut):,} characters:")
+            _say(console, escaped(cut[:CUT_CHARACTERS]) + more)
+        else:
+            _say(console, "cut from the text: nothing")
+        console.print()
+    if different > len(shown):
+        _say(console, f"The study has {different} different prompts; these are its first two.")
 
 
 def _print_estimate(console: Console, plan: Plan, folder: StudyFolder, estimated: Estimate) -> None:
@@ -346,10 +399,13 @@ def _print_estimate(console: Console, plan: Plan, folder: StudyFolder, estimated
 
     pending = estimated.pending
     done = len(estimated.runs) - len(pending)
+    # What is finished is known by the base's and the texts' content.
+    unknown = sum(run.is_estimated for run in pending) if folder.path.is_dir() else 0
+    finished = f"{done:,} finished already, {len(pending):,} to run"
     _say(
         console,
         f"{plan.name}: {plural(len(plan.cells), 'cell')}, {plural(len(estimated.runs), 'distinct run')}, "
-        f"{done:,} finished already, {len(pending):,} to run",
+        + (f"{done:,} known to be finished, {unknown:,} unknown without their base or texts" if unknown else finished),
         style="bold",
     )
     console.print()
@@ -359,31 +415,114 @@ def _print_estimate(console: Console, plan: Plan, folder: StudyFolder, estimated
         table.add_column(heading, justify="right", no_wrap=True)
     for (label, num_labels), runs in _grouped(estimated.runs).items():
         open_runs = [run for run in runs if not run.is_done]
+        mark = ESTIMATED_MARK if any(run.is_estimated for run in open_runs) else ""
         table.add_row(
             Text(label),
             f"{num_labels:,}",
             str(len(runs)),
             str(len(runs) - len(open_runs)),
-            count(sum(run.train_tokens for run in open_runs)),
-            count(sum(run.test_tokens for run in open_runs)),
-            _duration(sum(run.seconds for run in open_runs)) if open_runs else "",
+            mark + count(sum(run.train_tokens for run in open_runs)),
+            mark + count(sum(run.test_tokens for run in open_runs)),
+            mark + _duration(sum(run.seconds for run in open_runs)) if open_runs else "",
         )
     console.print(table)
     console.print()
+    if estimated.stand_ins:
+        _print_stand_ins(console, estimated)
+    if any(base.is_estimated or base.parameters > LARGE_BASE for base in estimated.bases):
+        _print_needs(console, estimated)
     settings = estimated.settings
     threads = f", {plural(settings.threads, 'thread')}" if settings.device == "cpu" else ""
     rate = estimated.flops_per_second / 1e9
-    time_needed = f"about {_duration(estimated.seconds)}, within a factor of two"
     facts = {
-        "time": time_needed if pending else "nothing to run",
+        "time": _time_words(estimated) if pending else "nothing to run",
         "memory": f"about {size(estimated.memory_bytes)}, from the base's shape" if pending else "",
         "measured": f"{rate:,.0f} GFLOP/s in matrix products of the base's shape" if rate else "",
-        "where": f"{settings.device}{threads}, {settings.token_budget:,} tokens in a pack",
+        "detects": _power_words(estimated),
+        # Where every base is a stand-in, nothing is reckoned for this machine.
+        "where": "" if estimated.bases and all(base.is_estimated for base in estimated.bases) else (
+            f"{settings.device}{threads}, {settings.token_budget:,} tokens in a pack"
+        ),
         "folder": f"{folder.path}" + ("" if folder.path.is_dir() else " (not there yet)"),
     }
     for name, value in facts.items():
         if value:
             console.print(Text.assemble((f"{name:10}", "bold"), value), soft_wrap=True)
+
+
+def _print_stand_ins(console: Console, estimated: Estimate) -> None:
+    """What was taken from the tables that ship, and how to get at the real thing."""
+    from handful.estimate import DEVICE
+    from handful.models.checkpoint import ACCESS
+
+    _say(console, f"{ESTIMATED_MARK} estimated from tables that ship, since these are not here:")
+    gated = {base.checkpoint: base.terms for base in estimated.bases if base.terms}
+    for name in estimated.stand_ins:
+        _say(console, f"  {name}" + (f" (gated: {gated[name]})" if name in gated else ""))
+    if any(base.is_estimated for base in estimated.bases):
+        words = f"Their times are those of {DEVICE}, by measured throughput, other sizes scaled by FLOPs."
+        console.print(Text(words))
+    if gated:
+        console.print(Text(f"A gated base: {ACCESS}."))
+    console.print()
+
+
+def _print_needs(console: Console, estimated: Estimate) -> None:
+    """Memory and GPUs of each base."""
+    from handful.estimate import GPU_BYTES, GPU_TOKENS, LONG_TEXT
+
+    def needs(num_bytes: int | None, gpus: int | None) -> str:
+        if num_bytes is None:
+            return "-"
+        return f"{num_bytes / 1e9:.0f} GB, {f'{gpus} GPU' + 's' * (gpus > 1) if gpus else 'too large'}"
+
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
+    table.add_column("base", overflow="fold", max_width=30)
+    for heading in ("size", "in bf16", "in 4 bits", "time"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for base in estimated.bases:
+        mark = ESTIMATED_MARK if base.is_estimated else ""
+        table.add_row(
+            Text(base.checkpoint),
+            f"{base.parameters:.1e}".replace("e+0", "e").replace("e+", "e"),
+            mark + needs(base.bf16_bytes, base.gpus),
+            "-" if base.four_bit_bytes is None else mark + needs(base.four_bit_bytes, base.four_bit_gpus),
+            mark + _duration(base.seconds),
+        )
+    console.print(table)
+    console.print(
+        Text(
+            f"Size in parameters. Memory with packs of up to {GPU_TOKENS:,} tokens; so many GPUs of "
+            f"{GPU_BYTES / 1e9:.0f} GB hold the weights and one text of {LONG_TEXT:,} tokens, the least to be held."
+        )
+    )
+    console.print()
+
+
+def _time_words(estimated: Estimate) -> str:
+    from handful.estimate import DEVICE
+
+    words = f"about {_duration(estimated.seconds)}"
+    absent = [base for base in estimated.bases if base.is_estimated]
+    if not absent:
+        return f"{words}, within a factor of two"
+    here = " and what is here on this machine" if len(absent) < len(estimated.bases) else ""
+    return f"{words}, estimated: on {DEVICE}{here}"
+
+
+def _power_words(estimated: Estimate) -> str:
+    from handful.estimate import DISAGREEMENT, SEED_SD
+    from handful.report.wording import plural
+
+    power = estimated.power
+    if power is None:
+        return ""
+    seeds = f"; seeds move their difference by {100 * SEED_SD:g} point" if power.num_seeds > 1 else ""
+    return (
+        f"differences of {100 * power.difference:.1f} points between two methods, with 80 % power at 5 %, paired: "
+        f"{plural(power.num_texts, 'test text')}, {plural(power.num_seeds, 'seed')}. Assumed: one is right where the "
+        f"other is wrong on {100 * DISAGREEMENT:g} % of the texts{seeds}"
+    )
 
 
 def _grouped(runs: Sequence[RunEstimate]) -> dict[tuple[str, int], list[RunEstimate]]:

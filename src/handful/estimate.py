@@ -1,15 +1,17 @@
 """What a study will cost before it runs: tokens, time and memory of every run that is still to do.
 
 Encodes a sample of the texts with the base's own tokenizer, counts arithmetic from the base's configuration,
-and measures how fast this machine multiplies matrices of that shape. Loads no weights, writes nothing, and
-knows no method by name: it asks each for its passes and its extra tokens. Meant to be right within a factor
-of two.
+and measures how fast this machine multiplies matrices of that shape. Where a base is not here (its revision is
+ESTIMATED), lengths come from the texts' characters, its shape from the table that ships, and times are those of one
+NVIDIA H200, scaled from what was measured there. Loads no weights, writes nothing, and knows no method by name: it asks
+each for its passes and its extra tokens. Meant to be right within a factor of two.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +21,15 @@ import torch
 from handful.data import load_dataset
 from handful.engine.packing import MIN_SHARED_TOKENS, common_prefix, num_inner
 from handful.examples import EncodedExample, Example, Split
+from handful.identity import ESTIMATED
 from handful.models.model import Model
-from handful.prompts import encode
+from handful.models.shapes import KNOWN
+from handful.prompts import Field, encode
+from handful.prompts.prompt import full_answers
 from handful.results import StudyFolder
 from handful.run import RunSettings
 from handful.spec import ExecutionSpec, RunSpec
+from handful.statistics import smallest_difference
 from handful.study import Plan, default_settings, pending_runs
 
 # The two shares were measured with the base that ships (docs/benchmarks.md). The fixed times below them are guesses,
@@ -52,6 +58,37 @@ al. 2022, without attention matrices)."""
 PROCESS_BYTES = 0.6e9
 """Python with torch and transformers, on the CPU."""
 
+DEVICE = "one NVIDIA H200"
+RATES = ((6.476e9, 41_237, 14_466), (12.688e9, 22_217, 8_208), (68.450e9, 4_439, 2_073))
+"""What DEVICE did on Llama-2's shapes in bf16 (docs/benchmarks.md): parameters of all layers together, tokens a second
+scored, and trained with an adapter. The last line was extrapolated there from 2 and 6 layers to 80. Other sizes are
+scaled from the nearest by FLOPs per token, as if they kept the device as busy."""
+LAUNCH_SECONDS = 0.18 / 32
+"""Of one layer in one training step, however little there is to compute: the CPU took 180 ms to launch a step of 32
+layers (docs/benchmarks.md). What keeps small bases from being as fast as their FLOPs."""
+GPU_TOKENS = 16_384
+"""Tokens in one pack on a GPU; so many were run there."""
+CHAT_TOKENS = 40
+"""What a model's own chat template writes around a message: roles, a default system message, a date. A guess."""
+
+GPU_BYTES = 80e9
+GPU_USABLE = 0.85
+"""Share of a GPU's memory for weights and activations: the rest goes to the driver's context, to fragments, and to
+layers that do not divide evenly over several GPUs."""
+GPU_COUNTS = (1, 2, 4, 8, 16)
+LONG_TEXT = 1024
+"""Tokens of a long review: the least that has to go through in one pack."""
+FOUR_BITS = 4.5 / 8
+"""Bytes per parameter of the layers in NF4: 4 bits, and one float32 for 64 parameters (Dettmers et al. 2023, QLoRA,
+section 3, without its double quantisation). Embeddings and head stay in bf16."""
+
+DISAGREEMENT = 0.06
+"""Assumed share of test texts that one of two methods answers rightly and the other wrongly: two of 95 % accuracy whose
+errors are independent have 9.5 %, two with the same errors none."""
+SEED_SD = 0.01
+"""Assumed spread from seed to seed of the difference between two methods: sqrt(2) times that of one, for which the
+cells of a row in the paper's Table 3, which differ in dropout alone, stand in (0.4 to 0.9 points)."""
+
 SAMPLE_TEXTS = 256
 MEASURED_ROWS = 2048
 MEASURE_SECONDS = 2.0
@@ -64,7 +101,8 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 @dataclass(frozen=True)
 class RunEstimate:
     """One distinct run. train_tokens, test_tokens: tokens that run through the base, prefixes and virtual
-    tokens included, selection counted with training; 0 without a base. All zero when it is done already.
+    tokens included, selection counted with training; 0 without a base. step_tokens: of one training step, or of all
+    that is scored where nothing is trained. All zero when it is done already.
     """
 
     spec: RunSpec
@@ -73,21 +111,69 @@ class RunEstimate:
     test_tokens: int = 0
     seconds: float = 0.0
     memory_bytes: int = 0
+    step_tokens: int = 0
+
+    @property
+    def is_estimated(self) -> bool:
+        """Whether its base or its texts are not here, so that the tables that ship stand in for them."""
+        return ESTIMATED in (getattr(self.spec.model, "revision", None), self.spec.data.revision)
+
+
+@dataclass(frozen=True)
+class BaseNeeds:
+    """What one base needs on GPUs of 80 GB. bf16_bytes, four_bit_bytes: of the weights and of the largest pack of any
+    run, as a GPU would take it; None where 4 bits cannot be trained. gpus, four_bit_gpus: how many hold the weights and
+    one long text, None for more than sixteen. seconds: of its pending runs, loading included. terms: what is to be
+    accepted before it can be downloaded.
+    """
+
+    checkpoint: str
+    parameters: int
+    is_estimated: bool
+    bf16_bytes: int
+    gpus: int | None
+    four_bit_bytes: int | None
+    four_bit_gpus: int | None
+    seconds: float
+    terms: str = ""
+
+
+@dataclass(frozen=True)
+class Power:
+    """What the study can tell apart: the smallest difference in accuracy found with 80 % power at the 5 % level, by
+    `statistics.smallest_difference` on its fewest test texts and seeds.
+    """
+
+    num_texts: int
+    num_seeds: int
+    difference: float
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A study. load_seconds: bases and texts, once. flops_per_second: the largest, 0 without a base."""
+    """A study. load_seconds: bases and texts, once. flops_per_second: the largest measured, 0 without a base here.
+    bases: the language models. power: None where no two runs can be compared.
+    """
 
     runs: tuple[RunEstimate, ...]
     settings: RunSettings
     load_seconds: float
     flops_per_second: float
+    bases: tuple[BaseNeeds, ...] = ()
+    power: Power | None = None
 
     @property
     def pending(self) -> tuple[RunEstimate, ...]:
         """The runs that are still to do."""
         return tuple(run for run in self.runs if not run.is_done)
+
+    @property
+    def stand_ins(self) -> tuple[str, ...]:
+        """The bases and data sources that are not here."""
+        absent = [run for run in self.runs if run.is_estimated]
+        models = [getattr(run.spec.model, "checkpoint", "") for run in absent if _is_outline(run.spec.model)]
+        data = [f"the texts of {run.spec.data.name}" for run in absent if run.spec.data.revision == ESTIMATED]
+        return tuple(dict.fromkeys([*models, *data]))
 
     @property
     def seconds(self) -> float:
@@ -143,6 +229,11 @@ class Shape:
         embeddings = self.width * self.vocabulary
         return self.layer_parameters + embeddings * (1 if self.ties_embeddings else 2)
 
+    @property
+    def four_bit_bytes(self) -> float:
+        """Of the weights with all layers in NF4."""
+        return FOUR_BITS * self.layer_parameters + 2 * (self.parameters - self.layer_parameters)
+
     def forward_flops(self, tokens: float, context: float, answer_rows: float) -> float:
         """One forward pass over `tokens`, each of which sees `context` tokens on average."""
         layers = tokens * (2 * self.layer_parameters + 4 * self.layers * context * self.attention_width)
@@ -183,6 +274,7 @@ def estimate(
     lengths: dict[tuple[Any, ...], Lengths] = {}
     tokenizers: dict[Model, Any] = {}
     rates: dict[Model, float] = {}
+    loading: dict[Model, float] = {}
     load_seconds = 0.0
     runs = []
     for spec in plan.distinct:
@@ -193,9 +285,11 @@ def estimate(
         if spec.model not in tokenizers:
             tokenizers[spec.model] = spec.model.load_tokenizer()
             if shape is not None:
-                rates[spec.model] = matrix_flops_per_second(shape, spec.model, settings, measure_seconds)
-                num_bytes = shape.parameters * _number_bytes(spec.model)
-                load_seconds += LOAD_SECONDS + num_bytes / LOAD_BYTES_PER_SECOND
+                if not _is_outline(spec.model):
+                    rates[spec.model] = matrix_flops_per_second(shape, spec.model, settings, measure_seconds)
+                num_bytes = shape.parameters * (2 if _is_outline(spec.model) else _number_bytes(spec.model))
+                loading[spec.model] = LOAD_SECONDS + num_bytes / LOAD_BYTES_PER_SECOND
+                load_seconds += loading[spec.model]
         # Data and prompts may hold tables, which have no hash: their text stands for them.
         key = (repr(spec.data), spec.model, repr(spec.prompt))
         if key not in lengths:
@@ -207,8 +301,67 @@ def estimate(
         if shape is None:
             runs.append(_without_base(spec, lengths[key]))
         else:
-            runs.append(_with_base(spec, shape, lengths[key], settings, rates[spec.model]))
-    return Estimate(tuple(runs), settings, load_seconds, max(rates.values(), default=0.0))
+            runs.append(_with_base(spec, shape, lengths[key], settings, rates.get(spec.model)))
+    bases = _bases(runs, loading)
+    return Estimate(tuple(runs), settings, load_seconds, max(rates.values(), default=0.0), bases, _power(plan))
+
+
+def _is_outline(model: Model) -> bool:
+    return getattr(model, "revision", None) == ESTIMATED
+
+
+def _bases(runs: Sequence[RunEstimate], loading: Mapping[Model, float]) -> tuple[BaseNeeds, ...]:
+    """The needs of each language model with a pending run, in their order."""
+    needs = []
+    for model, load_seconds in loading.items():
+        if not model.speaks:
+            continue
+        own = [run for run in runs if not run.is_done and run.spec.model == model]
+        shape = Shape.of(model.shape())
+        bf16, four_bits = 2.0 * shape.parameters, shape.four_bit_bytes
+
+        def total(weights: float, tokens: int, shape: Shape = shape, own: list[RunEstimate] = own) -> float:
+            return max(_gpu_bytes(run, shape, weights, tokens) for run in own)
+
+        trains_all = any(run.spec.method.passes() > 2 for run in own)
+        checkpoint = str(getattr(model, "checkpoint", model.name))
+        needs.append(
+            BaseNeeds(
+                checkpoint=checkpoint,
+                parameters=shape.parameters,
+                is_estimated=_is_outline(model),
+                bf16_bytes=round(total(bf16, GPU_TOKENS)),
+                gpus=_gpus(total(bf16, LONG_TEXT)),
+                four_bit_bytes=None if trains_all else round(total(four_bits, GPU_TOKENS)),
+                four_bit_gpus=None if trains_all else _gpus(total(four_bits, LONG_TEXT)),
+                seconds=load_seconds + sum(run.seconds for run in own),
+                terms=KNOWN[checkpoint].terms if checkpoint in KNOWN and _is_outline(model) else "",
+            )
+        )
+    return tuple(needs)
+
+
+def _gpu_bytes(run: RunEstimate, shape: Shape, weights: float, tokens: int) -> float:
+    """Of a run in bf16 on a GPU, `weights` taking so many bytes, with packs of at most `tokens`."""
+    return weights + _working_bytes(shape, run.spec.method.passes(), min(tokens, run.step_tokens), number=2)
+
+
+def _gpus(num_bytes: float) -> int | None:
+    return next((count for count in GPU_COUNTS if num_bytes <= count * GPU_USABLE * GPU_BYTES), None)
+
+
+def _power(plan: Plan) -> Power | None:
+    """Of the fewest test texts and the fewest seeds of any row of the table; None for a study of one run."""
+    specs = plan.distinct
+    if len(specs) < 2:
+        return None
+    rows: Counter[str] = Counter()
+    for spec in specs:
+        if spec.num_labels:
+            rows[repr([part for name, part in sorted(spec.as_dict().items()) if name != "seed"])] += 1
+    num_texts = min(map(_num_test, specs))
+    num_seeds = min(rows.values(), default=1)
+    return Power(num_texts, num_seeds, smallest_difference(num_texts, num_seeds, DISAGREEMENT, SEED_SD))
 
 
 def measure_lengths(spec: RunSpec, tokenizer: Any) -> Lengths:
@@ -216,6 +369,8 @@ def measure_lengths(spec: RunSpec, tokenizer: Any) -> Lengths:
     dataset = load_dataset(spec.data)
     sample = (*_spread(dataset.train), *_spread(dataset.test))
     characters = _mean([sum(map(len, example.fields.values())) for example in sample])
+    if tokenizer is None and _is_outline(spec.model):
+        return _lengths_by_characters(spec, sample, characters)
     if tokenizer is None:
         return Lengths(characters)
     split = Split(dataset.label_names, dataset.field_names, (), (), sample, (), dataset.revision)
@@ -229,6 +384,41 @@ def measure_lengths(spec: RunSpec, tokenizer: Any) -> Lengths:
         train_answer=_mean([_mean(answers) for answers in inner]),
         test_answer=_mean([num_inner(example.answers) for example in encoded]),
     )
+
+
+def _lengths_by_characters(spec: RunSpec, sample: Sequence[Example], characters: float) -> Lengths:
+    """For a base without its tokenizer: as many tokens per character everywhere as in film reviews, a word of an answer
+    for a token.
+    """
+    dataset = load_dataset(spec.data)
+    rate = KNOWN[str(getattr(spec.model, "checkpoint", ""))].tokens_per_character
+    messages = spec.prompt.messages(dataset.label_names, dataset.field_names)
+    pieces = spec.prompt.pieces(dataset.label_names, dataset.field_names) if not messages else [
+        piece for message in messages for piece in message.content
+    ]  # fmt: skip
+    first = next((place for place, piece in enumerate(pieces) if isinstance(piece, Field)), len(pieces))
+
+    def literal(some: Sequence[str | Field]) -> float:
+        return rate * sum(len(piece) for piece in some if isinstance(piece, str))
+
+    shared = round(literal(pieces[:first]) + (CHAT_TOKENS if messages else 0)) + 1  # the begin token
+    slots = [piece.name for piece in pieces if isinstance(piece, Field)]
+    limit = math.inf if spec.prompt.max_tokens is None else spec.prompt.max_tokens - shared
+    own = [
+        min(rate * sum(len(example.fields[slot]) for slot in slots) + literal(pieces[first:]), limit)
+        for example in sample
+    ]
+    inner = [len(answer.split()) - 1 for answer in full_answers(spec.prompt, dataset.label_names)] if (
+        spec.prompt.asks
+    ) else []  # fmt: skip
+    return Lengths(characters, shared, _mean(own), _mean(inner), float(sum(inner)))
+
+
+def stated_rates(shape: Shape) -> tuple[float, float]:
+    """Tokens per second that DEVICE scores and trains: the nearest shape's in RATES, scaled by FLOPs per token."""
+    own = shape.layer_parameters
+    layers, scored, trained = min(RATES, key=lambda line: abs(math.log(line[0] / own)))
+    return scored * layers / own, trained * layers / own
 
 
 def matrix_flops_per_second(shape: Shape, model: Model, settings: RunSettings, seconds: float) -> float:
@@ -267,8 +457,11 @@ def _without_base(spec: RunSpec, lengths: Lengths) -> RunEstimate:
 
 
 def _with_base(
-    spec: RunSpec, shape: Shape, lengths: Lengths, settings: RunSettings, flops_per_second: float
+    spec: RunSpec, shape: Shape, lengths: Lengths, settings: RunSettings, flops_per_second: float | None
 ) -> RunEstimate:
+    """flops_per_second: as measured here, None for DEVICE's stated throughput."""
+    budget = settings.token_budget if flops_per_second is not None else GPU_TOKENS
+    scored_per_second, trained_per_second = stated_rates(shape)
     virtual: float = spec.method.extra_tokens()
     before, is_same = spec.method.prompts_before()
     whole = lengths.shared + lengths.own
@@ -279,18 +472,20 @@ def _with_base(
     own = lengths.own + lengths.shared - shared + (0.0 if is_same else added)
     root = shared + virtual
     context = root + own / 2
-    room = max(settings.token_budget - root, own)
+    room = max(budget - root, own)
 
     def scoring(num_texts: float) -> tuple[float, float]:
         """(tokens, seconds)"""
         packs = math.ceil(num_texts * (own + lengths.test_answer) / room)
         tokens = num_texts * (own + lengths.test_answer) + packs * root
+        if flops_per_second is None:
+            return tokens, max(tokens / scored_per_second, packs * shape.layers * LAUNCH_SECONDS / 3)
         flops = shape.forward_flops(tokens, context, num_texts * (1 + lengths.test_answer))
         return tokens, flops / flops_per_second / SCORING_EFFICIENCY + packs * shape.layers * LAYER_SECONDS
 
     test_tokens, seconds = scoring(_num_test(spec))
     train_tokens = 0.0
-    packed = min(settings.token_budget, test_tokens)
+    step_tokens = test_tokens
     passes = spec.method.passes()
     if passes and spec.training is not None:
         num_selection = _num_selection(spec)
@@ -299,32 +494,43 @@ def _with_base(
         updates = round(updates * spec.protocol.fits(spec.num_labels))
         packs = math.ceil(batch * (own + lengths.train_answer) / room)
         per_update = batch * (own + lengths.train_answer) + packs * root
-        packed = min(settings.token_budget, per_update)
-        flops = updates * shape.forward_flops(per_update, context, batch) * passes
+        step_tokens = per_update
         train_tokens = updates * per_update
-        seconds += flops / flops_per_second / TRAINING_EFFICIENCY
-        seconds += updates * (packs * shape.layers * LAYER_SECONDS * passes + UPDATE_SECONDS)
+        if flops_per_second is None:
+            # An adapter's forward and backward make two passes; all weights make a third.
+            one = max(per_update / trained_per_second, packs * shape.layers * LAUNCH_SECONDS) * passes / 2
+            seconds += updates * (one + UPDATE_SECONDS)
+        else:
+            flops = updates * shape.forward_flops(per_update, context, batch) * passes
+            seconds += flops / flops_per_second / TRAINING_EFFICIENCY
+            seconds += updates * (packs * shape.layers * LAYER_SECONDS * passes + UPDATE_SECONDS)
         selected_tokens, selected_seconds = scoring(num_selection)
         evaluations = max(1, updates * batch // num_train)
         train_tokens += evaluations * selected_tokens
         seconds += evaluations * selected_seconds
-    memory = _memory_bytes(spec, shape, settings, passes, packed)
-    return RunEstimate(spec, False, round(train_tokens), round(test_tokens), seconds + RUN_SECONDS, memory)
+    memory = _memory_bytes(spec, shape, settings, passes, min(budget, step_tokens))
+    seconds += RUN_SECONDS
+    return RunEstimate(spec, False, round(train_tokens), round(test_tokens), seconds, memory, round(step_tokens))
 
 
 def _memory_bytes(spec: RunSpec, shape: Shape, settings: RunSettings, passes: float, tokens: float) -> int:
-    number = _number_bytes(spec.model)
-    weights = shape.parameters * number
-    total = float(weights) + (PROCESS_BYTES if settings.device == "cpu" else 0.0)
+    on_gpu = _is_outline(spec.model)
+    number = 2 if on_gpu else _number_bytes(spec.model)
+    total = float(shape.parameters * number) + (PROCESS_BYTES if settings.device == "cpu" and not on_gpu else 0.0)
+    return round(total + _working_bytes(shape, passes, tokens, number))
+
+
+def _working_bytes(shape: Shape, passes: float, tokens: float, number: int) -> float:
+    """What a pack of so many tokens needs beside the weights, `number` bytes each."""
     if passes:
-        total += tokens * shape.layers * shape.width * ACTIVATION_UNITS * number
+        working = tokens * shape.layers * shape.width * ACTIVATION_UNITS * number
     else:
-        total += tokens * (4 * shape.width + 3 * shape.mlp_width) * number
+        working = tokens * (4 * shape.width + 3 * shape.mlp_width) * number
     if passes > 2:
         # The copy that restores the base and its gradients; two moments of Adam in float32, and where the base has
         # 16 bits float32 masters and their gradients.
-        total += 2 * weights + (2 if number == 4 else 4) * 4 * shape.parameters
-    return round(total)
+        working += 2 * shape.parameters * number + (2 if number == 4 else 4) * 4 * shape.parameters
+    return float(working)
 
 
 def _num_selection(spec: RunSpec) -> int:

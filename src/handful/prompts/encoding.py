@@ -132,7 +132,10 @@ class RenderedPrompt:
 
     text: up to the answer. answers: one per label, with the space before it. Only with a tokenizer:
     added_tokens, what it puts in front of the text; num_tokens, of the whole prompt without an answer;
-    num_cut, text tokens left out to fit.
+    num_cut, text tokens left out to fit, and cut_text, what they say; pieces, the text's part of each token after
+    added_tokens, "" for one that only ends a character begun before, none without a fast tokenizer;
+    answer_tokens, (id, token) of each label's answer as they stand after the prompt, whose last characters may be part
+    of the first one.
     """
 
     text: str
@@ -140,6 +143,9 @@ class RenderedPrompt:
     added_tokens: tuple[str, ...] = ()
     num_tokens: int | None = None
     num_cut: int = 0
+    cut_text: str = ""
+    pieces: tuple[str, ...] = ()
+    answer_tokens: tuple[tuple[tuple[int, str], ...], ...] = ()
 
 
 def render(
@@ -165,13 +171,38 @@ def render(
     (spelled,) = encoder.spell(tokenizer, [("", fields)])
     prefix = _known(tokenizer).prefix
     shown = prefix if prefix and not spelled.has_own_prefix else ()
+    cut_text = ""
+    if spelled.num_cut and encoder.prompt.shorten is not None:
+        whole, _ = _break_specials(fields[encoder.prompt.shorten], _known(tokenizer).control)
+        (offsets,) = _offsets(tokenizer, [whole])
+        start, end = _cut_span(whole, offsets, len(offsets) - spelled.num_cut, encoder.prompt.keep)
+        cut_text = whole[start:end]
     return RenderedPrompt(
         text=spelled.text,
         answers=tuple(encoder.answer_texts),
         added_tokens=tuple(tokenizer.convert_ids_to_tokens(list(shown))),
         num_tokens=len(spelled.tokens),
         num_cut=spelled.num_cut,
+        cut_text=cut_text,
+        pieces=_pieces(tokenizer, spelled.text, len(spelled.tokens) - len(shown)),
+        answer_tokens=tuple(
+            tuple(zip(answer, tokenizer.convert_ids_to_tokens(list(answer)), strict=True))
+            for answer in spelled.answers
+        ),
     )
+
+
+def _pieces(tokenizer: Tokenizer, text: str, count: int) -> tuple[str, ...]:
+    """The text's part of each of its first `count` tokens; together the text, as far as they reach."""
+    if not tokenizer.is_fast:
+        return ()
+    pieces, reached = [], 0
+    (offsets,) = _offsets(tokenizer, [text])
+    for _, end in offsets[:count]:
+        # What no token claims, such as a space that the tokenizer drops, goes with the token after it.
+        pieces.append(text[reached:end])
+        reached = max(reached, end)
+    return tuple(pieces)
 
 
 # -- the form of a prompt: literal text, slots, and the space before the answer --------------------------
@@ -700,11 +731,16 @@ def _cut(text: str, offsets: Sequence[tuple[int, int]], num_kept: int, keep: str
     """The text without the tokens that go: its head, its tail, or both ends joined by " ... "."""
     if num_kept >= len(offsets):
         return text
+    start, end = _cut_span(text, offsets, num_kept, keep)
+    head, tail = text[:start], text[end:]
+    return f"{head} ... {tail}" if head and tail else head + tail
+
+
+def _cut_span(text: str, offsets: Sequence[tuple[int, int]], num_kept: int, keep: str) -> tuple[int, int]:
+    """From which to before which character the text goes when `num_kept` of its tokens stay."""
     num_head = {"head": num_kept, "tail": 0, "ends": (num_kept + 1) // 2}[keep]
     num_tail = num_kept - num_head
-    head = text[: offsets[num_head - 1][1]] if num_head else ""
-    tail = text[offsets[-num_tail][0] :] if num_tail else ""
-    return f"{head} ... {tail}" if head and tail else head + tail
+    return offsets[num_head - 1][1] if num_head else 0, offsets[-num_tail][0] if num_tail else len(text)
 
 
 def _bare(example: Example) -> EncodedExample:

@@ -478,7 +478,8 @@ def _print_needs(console: Console, estimated: Estimate) -> None:
 
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
     table.add_column("base", overflow="fold", max_width=30)
-    for heading in ("size", "in bf16", "in 4 bits", "time"):
+    here = any(base.seconds_here is not None for base in estimated.bases)
+    for heading in ("size", "in bf16", "in 4 bits", "hours", *(["hours here"] if here else [])):
         table.add_column(heading, justify="right", no_wrap=True)
     for base in estimated.bases:
         mark = ESTIMATED_MARK if base.is_estimated else ""
@@ -487,7 +488,8 @@ def _print_needs(console: Console, estimated: Estimate) -> None:
             f"{base.parameters:.1e}".replace("e+0", "e").replace("e+", "e"),
             mark + needs(base.bf16_bytes, base.gpus),
             "-" if base.four_bit_bytes is None else mark + needs(base.four_bit_bytes, base.four_bit_gpus),
-            mark + _duration(base.seconds),
+            f"{mark}{base.seconds / 3600:,.1f}",
+            *([] if not here else ["-" if base.seconds_here is None else f"{mark}{base.seconds_here / 3600:,.1f}"]),
         )
     console.print(table)
     console.print(

@@ -68,6 +68,8 @@ LAUNCH_SECONDS = 0.18 / 32
 layers (docs/benchmarks.md). What keeps small bases from being as fast as their FLOPs."""
 GPU_TOKENS = 16_384
 """Tokens in one pack on a GPU; so many were run there."""
+SMALL_BASE = 1.5e9
+"""Parameters up to which a base that is not here is reckoned for this machine too."""
 CHAT_TOKENS = 40
 """What a model's own chat template writes around a message: roles, a default system message, a date. A guess."""
 
@@ -123,8 +125,8 @@ class RunEstimate:
 class BaseNeeds:
     """What one base needs on GPUs of 80 GB. bf16_bytes, four_bit_bytes: of the weights and of the largest pack of any
     run, as a GPU would take it; None where 4 bits cannot be trained. gpus, four_bit_gpus: how many hold the weights and
-    one long text, None for more than sixteen. seconds: of its pending runs, loading included. terms: what is to be
-    accepted before it can be downloaded.
+    one long text, None for more than sixteen. seconds: of its pending runs, loading included; of a stand-in on DEVICE,
+    and seconds_here on this machine, where it is small enough. terms: what is to be accepted before its download.
     """
 
     checkpoint: str
@@ -135,6 +137,7 @@ class BaseNeeds:
     four_bit_bytes: int | None
     four_bit_gpus: int | None
     seconds: float
+    seconds_here: float | None = None
     terms: str = ""
 
 
@@ -274,7 +277,9 @@ def estimate(
     lengths: dict[tuple[Any, ...], Lengths] = {}
     tokenizers: dict[Model, Any] = {}
     rates: dict[Model, float] = {}
+    stand_in_rates: dict[Model, float] = {}
     loading: dict[Model, float] = {}
+    here: dict[Model, float] = {}
     load_seconds = 0.0
     runs = []
     for spec in plan.distinct:
@@ -285,7 +290,10 @@ def estimate(
         if spec.model not in tokenizers:
             tokenizers[spec.model] = spec.model.load_tokenizer()
             if shape is not None:
-                if not _is_outline(spec.model):
+                if _is_outline(spec.model) and shape.parameters <= SMALL_BASE:
+                    briefly = min(measure_seconds, BRIEFLY)
+                    stand_in_rates[spec.model] = matrix_flops_per_second(shape, spec.model, settings, briefly)
+                elif not _is_outline(spec.model):
                     rates[spec.model] = matrix_flops_per_second(shape, spec.model, settings, measure_seconds)
                 num_bytes = shape.parameters * (2 if _is_outline(spec.model) else _number_bytes(spec.model))
                 loading[spec.model] = LOAD_SECONDS + num_bytes / LOAD_BYTES_PER_SECOND
@@ -302,7 +310,10 @@ def estimate(
             runs.append(_without_base(spec, lengths[key]))
         else:
             runs.append(_with_base(spec, shape, lengths[key], settings, rates.get(spec.model)))
-    bases = _bases(runs, loading)
+            if spec.model in stand_in_rates:
+                local = _with_base(spec, shape, lengths[key], settings, stand_in_rates[spec.model])
+                here[spec.model] = here.get(spec.model, loading[spec.model]) + local.seconds
+    bases = _bases(runs, loading, here)
     return Estimate(tuple(runs), settings, load_seconds, max(rates.values(), default=0.0), bases, _power(plan))
 
 
@@ -310,7 +321,9 @@ def _is_outline(model: Model) -> bool:
     return getattr(model, "revision", None) == ESTIMATED
 
 
-def _bases(runs: Sequence[RunEstimate], loading: Mapping[Model, float]) -> tuple[BaseNeeds, ...]:
+def _bases(
+    runs: Sequence[RunEstimate], loading: Mapping[Model, float], here: Mapping[Model, float]
+) -> tuple[BaseNeeds, ...]:
     """The needs of each language model with a pending run, in their order."""
     needs = []
     for model, load_seconds in loading.items():
@@ -335,6 +348,7 @@ def _bases(runs: Sequence[RunEstimate], loading: Mapping[Model, float]) -> tuple
                 four_bit_bytes=None if trains_all else round(total(four_bits, GPU_TOKENS)),
                 four_bit_gpus=None if trains_all else _gpus(total(four_bits, LONG_TEXT)),
                 seconds=load_seconds + sum(run.seconds for run in own),
+                seconds_here=here.get(model),
                 terms=KNOWN[checkpoint].terms if checkpoint in KNOWN and _is_outline(model) else "",
             )
         )
@@ -432,11 +446,13 @@ def matrix_flops_per_second(shape: Shape, model: Model, settings: RunSettings, s
         _finish(left @ right)
         start = time.perf_counter()
         times = 0
+        # So few of a large shape that a slow machine is not held up.
+        at_once = max(1, min(8, round(1e11 / (2.0 * MEASURED_ROWS * shape.width * shape.mlp_width))))
         while (taken := time.perf_counter() - start) < seconds or times == 0:
-            for _ in range(8):
+            for _ in range(at_once):
                 product = left @ right
             _finish(product)
-            times += 8
+            times += at_once
     finally:
         torch.set_num_threads(threads)
     return 2.0 * MEASURED_ROWS * shape.width * shape.mlp_width * times / taken

@@ -26,6 +26,10 @@ from handful.errors import first_line
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 """Largest difference over the largest absolute value: a few roundings, of which one kernel makes only the last."""
 
+WORTH_PARAMETERS = 300_000_000
+"""Of a base; compiling takes some tens of seconds, by which time a smaller one has finished what it was loaded for. A
+guess until it has run on a GPU."""
+
 
 def activation(gate: Tensor, is_gelu: bool) -> Tensor:
     """tanh-GELU, else SiLU."""

@@ -45,7 +45,8 @@ def check_path(base: Base, dtype: torch.dtype) -> PathCheck:
         return PathCheck(False, f"plain path, because {error}")
     bounds = [bound for bound in (base.context_length, base.facts.get("sliding_window"), 4096) if bound]
     items = _probe(int(base.facts["vocabulary"]), min(bounds))
-    in_chains = chains.prepare(base.device, dtype)
+    is_large = base.facts.get("num_parameters", 0) >= chains.WORTH_PARAMETERS
+    in_chains = chains.prepare(base.device, dtype) if is_large else None
     added = "" if in_chains is None else f"; {in_chains}"
     graft = Graft()
     ours: Rows = {}

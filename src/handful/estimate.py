@@ -520,7 +520,7 @@ def _with_base(
             flops = updates * shape.forward_flops(per_update, context, batch) * passes
             seconds += flops / flops_per_second / TRAINING_EFFICIENCY
             seconds += updates * (packs * shape.layers * LAYER_SECONDS * passes + UPDATE_SECONDS)
-        selected_tokens, selected_seconds = scoring(num_selection)
+        selected_tokens, selected_seconds = scoring(spec.protocol.texts_per_look(num_selection, _num_test(spec)))
         evaluations = max(1, updates * batch // num_train)
         train_tokens += evaluations * selected_tokens
         seconds += evaluations * selected_seconds

@@ -63,6 +63,10 @@ class LabelProtocol(Protocol):
         """How many epochs' worth of training one epoch of the fit that counts stands for. For plans."""
         ...
 
+    def texts_per_look(self, num_selection: int, num_test: int) -> int:
+        """How many texts are scored at every look during training. For plans."""
+        ...
+
 
 class Watching:
     """What most protocols answer, for them to inherit. watch_test: the accuracy on the test texts is written down
@@ -86,6 +90,10 @@ class Watching:
     def fits(self, num_labels: int) -> float:
         """The one."""
         return 1.0
+
+    def texts_per_look(self, num_selection: int, num_test: int) -> int:
+        """What is held out, and what is watched."""
+        return num_selection + (num_test if self.watch_test else 0)
 
     def watched(self, training: TrainingSpec, encoded: Encoded) -> TrainingSpec:
         """The training section, with the test texts to be watched where that is asked for."""

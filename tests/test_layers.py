@@ -37,7 +37,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "engine",
         "results",
         "learning_curves",
-        "calibration | statistics | examples | progress | identity | tables",
+        "calibration | statistics | examples | progress | identity | tables | published",
         "errors",
     )
 )

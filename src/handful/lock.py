@@ -38,6 +38,7 @@ class LockedStudy:
     execution: ExecutionSpec
     notes: tuple[str, ...] = ()
     claims: tuple[tuple[str, str], ...] = ()
+    published: Mapping[str, Any] | None = None
     differs: tuple[str, ...] = ()
 
 
@@ -62,7 +63,7 @@ def lock_of(
                 places[_key(family, plain[family])] = found
     return {
         "format": FORMAT,
-        **{key: plan[key] for key in ("name", "command", "notes", "claims", "cells") if key in plan},
+        **{key: plan[key] for key in ("name", "command", "notes", "claims", "published", "cells") if key in plan},
         "places": [{"section": json.loads(key), "at": at} for key, at in sorted(places.items())],
         "execution": {key: settings[key] for key in ("device", "threads", "token_budget", "save") if key in settings},
         "versions": dict(versions),
@@ -124,6 +125,7 @@ def read_lock(path: Path, versions: Mapping[str, str]) -> LockedStudy:
         execution=execution,
         notes=tuple(plain.get("notes", ())),
         claims=tuple((first, second) for first, second in plain.get("claims", ())),
+        published=plain.get("published"),
         differs=tuple(differs),
     )
 

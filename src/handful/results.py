@@ -17,6 +17,7 @@ Knows nothing of torch, methods or what a spec means.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -148,6 +149,13 @@ class StudyFolder:
     def write_lock(self, lock: Mapping[str, Any]) -> None:
         """Replaces study.lock.json."""
         self._write_json(self.path / LOCK_FILE, lock)
+
+    def lock_sha256(self) -> str:
+        """Hex digits over study.lock.json as it lies there; empty without one."""
+        try:
+            return hashlib.sha256((self.path / LOCK_FILE).read_bytes()).hexdigest()
+        except OSError:
+            return ""
 
     def write_execution(self, settings: Mapping[str, Any]) -> None:
         """Replaces execution.json."""

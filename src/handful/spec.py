@@ -33,6 +33,7 @@ from handful.methods.method import Given, Method
 from handful.models.model import Model
 from handful.prompts.prompt import Prompt
 from handful.protocols.protocol import LabelProtocol
+from handful.published import PublishedRow, PublishedTable
 from handful.training import TrainingSpec
 
 SECTIONS = ("data", "model", "prompt", "method", "training", "protocol", "num_labels", "seed")
@@ -109,8 +110,8 @@ class ExecutionSpec:
 
 @dataclass(frozen=True)
 class StudySpec:
-    """A study as asked: its name, its cells in the order of the file, where it runs, its notes, and the pairs of
-    methods (or labels of rows) that it claims to compare.
+    """A study as asked: its name, its cells in the order of the file, where it runs, its notes, the pairs of
+    methods (or labels of rows) that it claims to compare, and a table of others that is to stand beside its own.
     """
 
     name: str
@@ -118,6 +119,7 @@ class StudySpec:
     execution: ExecutionSpec = field(default_factory=ExecutionSpec)
     notes: tuple[str, ...] = ()
     claims: tuple[tuple[str, str], ...] = ()
+    published: PublishedTable | None = None
 
 
 # -- reading a study file ------------------------------------------------------------------------------
@@ -169,7 +171,7 @@ def _study_text(file_or_preset: str) -> tuple[str, str]:
 
 
 def _study_from(plain: Mapping[str, Any], model: str | None, problems: list[str]) -> StudySpec | None:
-    known = {"name", "notes", "claims", "fixed", "grid", "execution"}
+    known = {"name", "notes", "claims", "published", "fixed", "grid", "execution"}
     for key in plain.keys() - known:
         problems.append(f"unknown key {key!r}.{nearest(key, known)} A study file has {', '.join(sorted(known))}")
     name = plain.get("name")
@@ -205,8 +207,30 @@ def _study_from(plain: Mapping[str, Any], model: str | None, problems: list[str]
     for cell in cells:
         check_cell(cell, problems)
     claims = _claims(plain.get("claims", []), cells, problems)
+    published = _published(plain["published"], model, problems) if "published" in plain else None
     assert execution is not None or problems
-    return StudySpec(name, tuple(cells), execution or ExecutionSpec(), tuple(notes), claims)
+    return StudySpec(name, tuple(cells), execution or ExecutionSpec(), tuple(notes), claims, published)
+
+
+def _published(given: Any, model: str | None, problems: list[str]) -> PublishedTable | None:
+    """The table of others. With a base of one's own, their bases tell no rows apart any more."""
+    rows = given.get("rows") if isinstance(given, dict) else None
+    if not isinstance(rows, list):
+        problems.append(
+            "published must be a table with source, base, num_test and rows, such as rows = [{ label = \"d = 0.1\", "
+            f'where = {{ "method.dropout" = 0.1 }}, accuracy = {{ 50 = 0.91 }} }}]; got {given!r}'
+        )
+        return None
+    made = []
+    for number, row in enumerate(rows, start=1):
+        built = build(PublishedRow, row, f"published row {number}", problems)
+        if built is not None and model is not None:
+            where = {name: value for name, value in built.where.items() if not name.startswith("model.")}
+            built = dataclasses.replace(built, where=where)
+        made.append(built)
+    rest = {key: value for key, value in given.items() if key != "rows"}
+    table: PublishedTable | None = build(PublishedTable, rest, "published", problems)
+    return None if table is None or None in made else dataclasses.replace(table, rows=tuple(made))
 
 
 def _claims(given: Any, cells: Sequence[Mapping[str, Any]], problems: list[str]) -> tuple[tuple[str, str], ...]:

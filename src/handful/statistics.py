@@ -7,7 +7,7 @@ interval ends are fractions, not percent; logarithms are natural.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import sqrt
+from math import erfc, sqrt
 from typing import Any
 
 import numpy as np
@@ -357,6 +357,35 @@ def smallest_difference(
         return (_normal_quantile(1.0 - level / 2) + _normal_quantile(power)) * sqrt(variance)
     dof = variance**2 / (of_seeds**2 / (num_seeds - 1) + of_texts**2 / max(num_texts - 1, 1))
     return (_t_quantile(dof, 1.0 - level / 2) + _t_quantile(dof, power)) * sqrt(variance)
+
+
+def difference_interval(a: Interval, b: Interval) -> Interval:
+    """Interval for a - b from the intervals of two independent estimates, at their confidence.
+
+    Each end lies as far from the difference as the squares of the two distances to the ends in question sum to: of two
+    Wilson intervals it is Newcombe's hybrid score interval.
+
+    Source: Zou & Donner (2008), Statistics in Medicine 27:1693-1702 ("MOVER"); Newcombe (1998), ibid. 17:873-890,
+    method 10.
+    """
+    difference = a.estimate - b.estimate
+    below = sqrt((a.estimate - a.low) ** 2 + (b.high - b.estimate) ** 2)
+    above = sqrt((a.high - a.estimate) ** 2 + (b.estimate - b.low) ** 2)
+    return Interval(difference, difference - below, difference + above)
+
+
+def two_proportions_p_value(a: float, b: float, num_a: int, num_b: int) -> float:
+    """Two-sided p-value of the z test that two independent proportions, of num_a and num_b texts, are equal.
+
+    Raises ValueError for no texts or a share outside [0, 1].
+
+    Source: the pooled test, Agresti (2013), Categorical Data Analysis, sec. 3.2.
+    """
+    if num_a < 1 or num_b < 1 or not 0 <= a <= 1 or not 0 <= b <= 1:
+        raise ValueError(f"expected shares in [0, 1] of at least one text, got {a} of {num_a} and {b} of {num_b}")
+    pooled = (a * num_a + b * num_b) / (num_a + num_b)
+    variance = pooled * (1.0 - pooled) * (1.0 / num_a + 1.0 / num_b)
+    return 1.0 if variance == 0.0 else erfc(abs(a - b) / sqrt(2.0 * variance))
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:

@@ -36,8 +36,6 @@ from handful.spec import FAMILIES, ExecutionSpec, RunSpec, StudySpec, read_study
 
 EXECUTOR = "local"
 
-"""Tokens in one pack where neither the study file nor the study folder names a budget."""
-
 
 @dataclass(frozen=True)
 class PlannedCell:
@@ -56,6 +54,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     command: str = ""
     claims: tuple[tuple[str, str], ...] = ()
+    published: Mapping[str, Any] | None = None
 
     @property
     def distinct(self) -> tuple[RunSpec, ...]:
@@ -69,7 +68,8 @@ class Plan:
             for cell in self.cells
         ]
         plain = {"name": self.name, "command": self.command, "notes": list(self.notes), "cells": cells}
-        return plain | {"claims": [list(pair) for pair in self.claims]} if self.claims else plain
+        plain |= {"claims": [list(pair) for pair in self.claims]} if self.claims else {}
+        return plain | ({"published": self.published} if self.published else {})
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ def plan_study(study: StudySpec, command: str = "", outline: bool = False) -> Pl
             unusable.add(sections["model"])
         except HandfulError as error:
             problems.extend(error.problems if isinstance(error, SpecError) else [str(error)])
-    plan = Plan(study.name, tuple(cells), study.notes, command, study.claims)
+    published = study.published.as_dict() if study.published else None
+    plan = Plan(study.name, tuple(cells), study.notes, command, study.claims, published)
     problems.extend(_problems_of_draws(plan))
     problems.extend(_problems_of_prompts(plan))
     if problems:
@@ -132,7 +133,7 @@ def planned(file_or_preset: str, model: str | None = None, command: str = "") ->
         raise SpecError(f"--model cannot go with {file_or_preset}: a lock names its bases. Take the study file")
     locked = read_lock(Path(file_or_preset), versions())
     cells = tuple(PlannedCell(asked, spec) for asked, spec in locked.cells)
-    plan = Plan(locked.name, cells, locked.notes, command, locked.claims)
+    plan = Plan(locked.name, cells, locked.notes, command, locked.claims, locked.published)
     problems = [*_problems_of_draws(plan), *_problems_of_prompts(plan)]
     if problems:
         raise SpecError(list(dict.fromkeys(problems)))
@@ -181,6 +182,7 @@ def _problems_of_draws(plan: Plan) -> list[str]:
         except DataError as error:
             problems.append(str(error))
     return problems
+
 
 def _problems_of_prompts(plan: Plan) -> list[str]:
     """What `check_prompt` says of each prompt beside its data and base, with the base's own tokenizer."""

@@ -40,6 +40,8 @@ from handful.report.tables import (
     overlap_lines,
     pivot_mark,
     pivot_title,
+    published_sentences,
+    published_table,
     shared_text_facts,
     texts_table,
 )
@@ -70,6 +72,8 @@ def page(summary: Summary, figures: Mapping[str, Figure], excerpts: Excerpts) ->
         without_curve=without_curve(summary),
         components=_table(components_table(summary)),
         epochs=_table(epochs_table(summary)),
+        published=_table(published_table(summary)),
+        about_published=published_sentences(summary),
         setup=setup_sentences(summary),
         notes=summary.provenance.plan_notes,
         protocol=protocol_lines(summary),

@@ -31,6 +31,8 @@ from handful.report.tables import (
     overlap_lines,
     pivot_table,
     pivot_title,
+    published_sentences,
+    published_table,
     shared_text_facts,
     spreads_table,
     texts_table,
@@ -73,6 +75,10 @@ def render(summary: Summary) -> str:
         body = [[_escape(row_title(row)), *(_cell(row.cells[n]) for n in summary.columns)] for row in rows]
         blocks.append(_table(head, body))
     blocks.append("\n".join(f"- {_escape(note)}" for note in footnotes(summary)))
+    columns, body = published_table(summary)
+    if body:
+        blocks += ["## Beside the published table", " ".join(map(_escape, published_sentences(summary)))]
+        blocks.append(_table([_escape(name) for name in columns], [[_escape(value) for value in row] for row in body]))
     for title, entries in (("Failed", summary.failures), ("Missing", summary.missing)):
         if entries:
             lines = [

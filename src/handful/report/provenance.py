@@ -20,6 +20,9 @@ from handful.report.wording import (
 )
 from handful.summary import Row, Summary
 
+MOST_LABELS = 12
+"""Names of labels that the strip shows; data may have hundreds."""
+
 
 def protocol_lines(summary: Summary) -> list[tuple[str, str]]:
     """[(what, how)]: the facts under which the numbers were made."""
@@ -41,7 +44,8 @@ def protocol_lines(summary: Summary) -> list[tuple[str, str]]:
     tested = tests_text(protocol) + shared[protocol.test_texts_shared] if protocol.num_test else ABSENT
     lines.append(("Tested on", tested))
     if summary.label_names:
-        lines.append(("Labels", ", ".join(summary.label_names)))
+        number = f"{len(summary.label_names)}: " if len(summary.label_names) > MOST_LABELS else ""
+        lines.append(("Labels", number + listed(list(summary.label_names), limit=MOST_LABELS)))
     for what, parts in (("Data", protocol.data), ("Model", protocol.models), ("Prompt", protocol.prompts)):
         names = [part_name(part) for part in parts]
         words = [f"{name} ({names.count(name)})" if names.count(name) > 1 else name for name in dict.fromkeys(names)]
@@ -53,6 +57,11 @@ def provenance_lines(summary: Summary) -> list[tuple[str, str]]:
     """[(what, value)]: command, versions, revisions, device and date, as the records give them."""
     made = summary.provenance
     lines = [("Command", without_folders(made.command) or ABSENT)]
+    if made.lock_sha256:
+        lines.append(
+            ("Lock file", f"study.lock.json beside this report, SHA-256 {made.lock_sha256}: all runs resolved, data "
+             "and bases by content. `handful study study.lock.json` makes them again in an empty folder")
+        )
     if made.finished_at:
         first, last = made.finished_at[0], made.finished_at[-1]
         lines.append(("Finished", first if first == last else f"{first} to {last}"))

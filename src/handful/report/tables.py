@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from handful.report.wording import (
     ABSENT,
     DASH,
+    as_printed,
     bounds,
     count,
     decimals,
@@ -22,6 +23,7 @@ from handful.report.wording import (
     listed,
     p_value,
     percent,
+    plural,
     points,
     rate,
     row_title,
@@ -35,7 +37,7 @@ from handful.report.wording import (
     without_folders,
 )
 from handful.statistics import VarianceComponents
-from handful.summary import Pivot, Row, Run, Summary
+from handful.summary import Pivot, PublishedCell, Row, Run, Summary, Told
 
 Table = tuple[list[str], list[list[str]]]
 
@@ -266,10 +268,64 @@ def equivalences_table(summary: Summary) -> Table:
     return head, table
 
 
+def published_table(summary: Summary) -> Table:
+    """(head, rows): the table of others in its own layout, every number of it with ours and the difference."""
+    published = summary.published
+    if published is None:
+        return [], []
+    head = ["N" if published.columns != (0,) else "", *(row.label for row in published.rows)]
+    table = []
+    for number in published.columns:
+        cells = [row.cells.get(number) for row in published.rows]
+        table.append([count(number) if number else "no labels", *map(_published_cell, cells)])
+    return head, table
+
+
+def _published_cell(cell: PublishedCell | None) -> str:
+    if cell is None:
+        return ABSENT
+    epoch = f" (epoch {cell.epoch})" if cell.epoch is not None else ""
+    ours = f"ours {percent(cell.ours.estimate)} {bounds(cell.ours)}" if cell.ours else f"ours {ABSENT}"
+    difference = f"; {points(cell.difference)}" if cell.difference else ""
+    return f"{as_printed(cell.theirs.estimate)}{epoch}; {ours}{difference}"
+
+
+def published_sentences(summary: Summary) -> list[str]:
+    """What the table beside ours is, what its difference to ours says, and what its own rows can tell."""
+    published = summary.published
+    if published is None:
+        return []
+    sentences = [f"{published.source}. Each cell: as printed; ours with its 95 % interval; the difference in points."]
+    sizes = sorted({round(row.times_smaller) for row in published.rows if row.times_smaller and row.times_smaller >= 2})
+    if published.ours:
+        smaller = f", {extent((sizes[0], sizes[-1]))} times smaller" if sizes else ""
+        sentences.append(f"Theirs is {published.base}; ours is {listed(list(published.ours))}{smaller}.")
+    told = published.told
+    if told:
+        apart = [one for one in told if one.num_apart]
+        parts = [_told(one) for one in told]
+        verdict = (
+            "" if apart else f" So nowhere can {published.num_test:,} texts tell their columns apart: their order may "
+            "be chance."
+        )
+        sentences.append(
+            f"Between their own columns, taken as fixed classifiers with independent errors on {published.num_test:,} "
+            f"texts: {'; '.join(parts)}.{verdict} What another seed would change is in none of these numbers."
+        )
+    return sentences
+
+
+def _told(one: Told) -> str:
+    at = f"at {one.num_labels:,} labels " if one.num_labels else ""
+    return (
+        f"{at}{one.num_apart} of {plural(one.num_pairs, 'pair')} differ (largest difference "
+        f"{100 * one.largest:.2f} points, smallest p {p_value(one.p_value)} after Holm)"
+    )
+
+
 def epochs_table(summary: Summary) -> Table:
     """(head, rows): test accuracy at the update that was kept, at the last one, and at the oracle's: the best on the
-    test
-    texts, which nothing may choose by. Only where records measured the test at every point."""
+    test texts. Only where records measured the test at every point."""
     head = ["method", "N", "seeds", "kept, %", "last, %", "oracle (best on test, never used), %"]
     table = []
     for row in summary.rows:

@@ -39,6 +39,11 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.1f}"
 
 
+def as_printed(fraction: float) -> str:
+    """0.9605 -> "96.05", 0.649 -> "64.9": all digits of a number that was printed in percent."""
+    return f"{100 * fraction:.4f}".rstrip("0").rstrip(".")
+
+
 def bounds(interval: Interval) -> str:
     """The ends in percent: "[75.1, 81.6]"."""
     return f"[{percent(interval.low)}, {percent(interval.high)}]"

@@ -23,6 +23,7 @@ from handful.summary.overlap import OverlapOfData, overlaps_of
 from handful.summary.parts import Cell, Claim, CurvePoint, Difference, Protocol, Provenance, Row, Run, Unfinished
 from handful.summary.plain import agreed
 from handful.summary.protocol import protocol_of, provenance_of, unfinished_runs
+from handful.summary.published import Published, PublishedCell, PublishedRow, Told, published_of
 from handful.summary.rows import make_rows
 
 __all__ = [
@@ -40,11 +41,15 @@ __all__ = [
     "Pivot",
     "Protocol",
     "Provenance",
+    "Published",
+    "PublishedCell",
+    "PublishedRow",
     "Row",
     "Run",
     "Spread",
     "SpreadCell",
     "Summary",
+    "Told",
     "Unfinished",
     "summarise",
 ]
@@ -60,7 +65,7 @@ class Summary:
     comparisons that the study declared. curves: of every row that reads labels, with a reason where there is none.
     equivalences: how many labels of one row are worth those of another. overlaps: test texts on the training side, of
     each data source for which the study counted them. notes: what a reader must know about how these numbers were
-    computed.
+    computed. published: a table that others printed, beside this one.
     """
 
     name: str
@@ -83,6 +88,7 @@ class Summary:
     curves: tuple[CurveOfRow, ...] = ()
     equivalences: tuple[Equivalence, ...] = ()
     overlaps: tuple[OverlapOfData, ...] = ()
+    published: Published | None = None
 
     @property
     def has_results(self) -> bool:
@@ -127,7 +133,7 @@ def summarise(folder: StudyFolder) -> Summary:
         num_missing=len(missing),
         label_names=agreed([row.label_names for row in rows if row.label_names]),
         protocol=protocol_of(planned, rows, outcomes),
-        provenance=provenance_of(plan, folder.execution(), finished),
+        provenance=provenance_of(plan, folder.execution(), finished, folder.lock_sha256()),
         failures=failures,
         missing=missing,
         notes=(*notes, *untested),
@@ -138,4 +144,5 @@ def summarise(folder: StudyFolder) -> Summary:
         curves=curves,
         equivalences=equivalences,
         overlaps=overlaps_of(folder.overlap(), rows, outcomes),
+        published=published_of(plan.get("published"), rows),
     )

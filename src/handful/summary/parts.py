@@ -288,7 +288,7 @@ class Provenance:
     """How the records were made: distinct values, in the order of the plan.
 
     paths: the engine's fast or plain path, and why. memory: what the peak memory was measured of. notes: of
-    the runs and of the study's execution. finished_at: ISO 8601, sorted.
+    the runs and of the study's execution. finished_at: ISO 8601, sorted. lock_sha256: of the lock file, "" without one.
     """
 
     command: str
@@ -303,3 +303,4 @@ class Provenance:
     notes: tuple[str, ...]
     settings: Mapping[str, Any]
     finished_at: tuple[str, ...]
+    lock_sha256: str = ""

@@ -81,7 +81,7 @@ def protocol_of(
 
 
 def provenance_of(
-    plan: Mapping[str, Any], settings: Mapping[str, Any], finished: Sequence[RunRecord]
+    plan: Mapping[str, Any], settings: Mapping[str, Any], finished: Sequence[RunRecord], lock_sha256: str = ""
 ) -> Provenance:
     """Where and with what the finished runs were made."""
     executions = [record.execution for record in finished]
@@ -106,6 +106,7 @@ def provenance_of(
         ),
         settings={name: value for name, value in settings.items() if name != "notes"},
         finished_at=tuple(sorted(distinct(execution.get("finished_at") for execution in executions))),
+        lock_sha256=lock_sha256,
     )
 
 

@@ -1,0 +1,246 @@
+"""A table that others printed beside the study's own: read from a study file, compared, told, shown."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from handful.errors import SpecError
+from handful.report import FORMATS
+from handful.report.tables import published_sentences, published_table
+from handful.report.wording import as_printed
+from handful.spec import read_study
+from handful.statistics import Interval, difference_interval, two_proportions_p_value, wilson_interval
+from handful.study import plan_study
+from handful.summary import Summary
+from test_summary import LORA, ZERO_SHOT, Study, draws, row_of
+
+STUDY = """
+name = "quoted"
+[published]
+source = "Somebody's Table 1"
+base = "a large base"
+parameters = 7_000_000_000
+num_test = 2000
+rows = [
+    { label = "eight", where = { "method.rank" = 8 }, accuracy = { 50 = 0.91, 150 = 0.95 }, epochs = { 50 = 2 } },
+    { label = "sixteen", where = { "method.rank" = 16, "model.checkpoint" = "theirs" }, accuracy = { 50 = 0.92 } },
+]
+[fixed]
+data = { name = "reviews" }
+[grid]
+method = ["tfidf"]
+num_labels = [50]
+"""
+
+
+def reading(tmp_path: Path, text: str, model: str | None = None) -> Any:
+    (tmp_path / "study.toml").write_text(text, encoding="utf-8")
+    return read_study(str(tmp_path / "study.toml"), model)
+
+
+# -- reading -------------------------------------------------------------------------------------------
+
+
+def test_a_study_file_quotes_a_table(tmp_path: Path) -> None:
+    table = reading(tmp_path, STUDY).published
+    assert (table.source, table.num_test, table.parameters) == ("Somebody's Table 1", 2000, 7e9)
+    eight, sixteen = table.rows
+    assert eight.accuracy == {"50": 0.91, "150": 0.95} and eight.epochs == {"50": 2}
+    assert sixteen.where == {"method.rank": 16, "model.checkpoint": "theirs"}
+    plan = plan_study(reading(tmp_path, STUDY)).as_dict()
+    assert plan["published"]["rows"][0]["where"] == {"method.rank": 8}
+    assert "published" not in plan_study(reading(tmp_path, STUDY.split("[published]")[0] + "[fixed]" +
+                                                 STUDY.split("[fixed]")[1])).as_dict()
+
+
+def test_another_base_no_longer_tells_their_rows_apart(tmp_path: Path) -> None:
+    table = reading(tmp_path, STUDY, "reviews-llama-5m").published
+    assert table.rows[1].where == {"method.rank": 16}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("accuracy = { 50 = 0.92 }", "accuracy = { 50 = 92.0 }", "fraction between 0 and 1, got 50 = 92"),
+        ("accuracy = { 50 = 0.92 }", "accuracy = { fifty = 0.92 }", "by number of labels"),
+        ("num_test = 2000", "num_test = 0", "num_test must be at least 1"),
+        ("num_test = 2000\n", "", "num_test is missing"),
+        ("num_test", "num_tests", "unknown key 'num_tests'"),
+        ('label = "eight"', 'lable = "eight"', "published row 1: unknown key 'lable'"),
+        ("rows = [", "lines = [", "published must be a table with source, base, num_test and rows"),
+    ],
+)
+def test_mistakes_name_the_row_and_the_way_out(tmp_path: Path, old: str, new: str, words: str) -> None:
+    assert old in STUDY
+    with pytest.raises(SpecError) as error:
+        reading(tmp_path, STUDY.replace(old, new))
+    assert words in str(error.value)
+
+
+PRINTED = {
+    # as the paper prints them, by number of labels
+    "paper-table1": {0: [0.5178, 0.82564, 0.9424]},
+    "paper-table2": {
+        50: [0.649, 0.612, 0.573], 150: [0.8625, 0.76, 0.8355], 500: [0.884, 0.8975, 0.941],
+        2500: [0.953, 0.9555, 0.9615],
+    },
+    "paper-table3": {
+        50: [0.9105, 0.904, 0.9215], 150: [0.954, 0.941, 0.953], 500: [0.953, 0.9605, 0.9635],
+        2500: [0.961, 0.9685, 0.9625],
+    },
+    "paper-table4": {25000: [0.9698, 0.9732, 0.96812]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", PRINTED)
+@pytest.mark.parametrize("model", [None, "reviews-llama-5m"])
+def test_the_papers_presets_quote_its_tables_and_ask_each_of_its_rows(preset: str, model: str | None) -> None:
+    study = read_study(preset, model)
+    assert study.published is not None
+    for number, values in PRINTED[preset].items():
+        assert [row.accuracy[str(number)] for row in study.published.rows] == values
+    plain = tomllib.loads((resources.files("handful") / "presets" / f"{preset}.toml").read_text("utf-8"))
+    for row in plain["published"]["rows"]:
+        asked = {
+            repr({key: value for key, value in cell.items() if key not in ("num_labels", "seed")})
+            for cell in study.cells
+            if all(
+                cell[section].get(knob) == value
+                for section, knob, value in (
+                    (*name.split("."), value) for name, value in row["where"].items()
+                    if model is None or not name.startswith("model.")
+                )
+            )
+        }
+        assert len(asked) == 1, f"{preset}: {row['label']} has {len(asked)} rows"
+
+
+# -- statistics ----------------------------------------------------------------------------------------
+
+
+def test_two_proportions_against_scipy_chi_squared() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        num_a, num_b = (int(n) for n in rng.integers(50, 3000, 2))
+        right_a, right_b = int(rng.integers(1, num_a)), int(rng.integers(1, num_b))
+        table = [[right_a, num_a - right_a], [right_b, num_b - right_b]]
+        expected = stats.chi2_contingency(table, correction=False).pvalue
+        found = two_proportions_p_value(right_a / num_a, right_b / num_b, num_a, num_b)
+        assert found == pytest.approx(expected, rel=1e-9, abs=1e-300)
+    assert two_proportions_p_value(1.0, 1.0, 10, 10) == 1.0
+    with pytest.raises(ValueError, match="at least one text"):
+        two_proportions_p_value(0.5, 0.5, 0, 1)
+
+
+def test_the_hybrid_interval_is_newcombes() -> None:
+    # Newcombe (1998), table II, case (a): 56/70 - 48/80, method 10
+    found = difference_interval(wilson_interval(56, 70), wilson_interval(48, 80))
+    assert (found.estimate, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+
+
+def test_the_hybrid_interval_covers() -> None:
+    rng = np.random.default_rng(1)
+    for p, q in ((0.9, 0.95), (0.6, 0.9)):
+        a, b = rng.binomial(2000, p, 1000), rng.binomial(500, q, 1000)
+        holds = [
+            (found := difference_interval(wilson_interval(int(x), 2000), wilson_interval(int(y), 500))).low
+            <= p - q <= found.high
+            for x, y in zip(a, b, strict=True)
+        ]
+        assert 0.93 <= np.mean(holds) <= 0.97
+
+
+# -- beside ours ---------------------------------------------------------------------------------------
+
+QUOTED = {
+    "source": "Somebody's <b>Table 3</b>", "base": "a large base", "parameters": 7e9, "num_test": 2000,
+    "rows": [
+        {"label": "r = 8", "where": {"method.rank": 8}, "accuracy": {"50": 0.9105, "150": 0.954}, "epochs": {"50": 2},
+         "parameters": None},
+        {"label": "r = 16", "where": {"method.rank": 16}, "accuracy": {"50": 0.904, "150": 0.941}, "epochs": {},
+         "parameters": None},
+        {"label": "r = 32", "where": {"method.rank": 32}, "accuracy": {"50": 0.9215, "150": 0.953}, "epochs": {},
+         "parameters": None},
+        {"label": "without", "where": {"method.name": "zero_shot"}, "accuracy": {"50": 0.5}, "epochs": {},
+         "parameters": 7e6},
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def summary(tmp_path_factory: pytest.TempPathFactory) -> Summary:
+    study = Study(tmp_path_factory.mktemp("quoted") / "study", name="quoted")
+    for seed in (0, 1, 2):
+        for number in (50, 150):
+            told = {"facts": {"num_parameters": 7_000_000}}
+            study.finish(LORA, number, seed, draws(0.8, 400, seed=seed + number), told=told)
+            study.finish(LORA | {"rank": 16}, number, seed, draws(0.7, 400, seed=10 + seed + number), told=told)
+    study.finish(ZERO_SHOT, 50, 0, draws(0.6, 400, seed=99))
+    plan = study.folder.plan()
+    study.folder.write_plan({key: value for key, value in plan.items() if key != "format"} | {"published": QUOTED})
+    return study.summary
+
+
+def test_each_number_stands_beside_ours(summary: Summary) -> None:
+    published = summary.published
+    assert published is not None and published.columns == (50, 150)
+    eight, sixteen, absent, without = published.rows
+    ours = row_of(summary, "lora rank=8").cells[50].accuracy
+    cell = eight.cells[50]
+    assert ours is not None and cell.ours == ours and cell.epoch == 2
+    assert cell.theirs == Interval(0.9105, *(wilson_interval(1821, 2000).as_dict()[end] for end in ("low", "high")))
+    assert cell.difference is not None
+    below = np.hypot(ours.estimate - ours.low, cell.theirs.high - 0.9105)
+    assert cell.difference.estimate == pytest.approx(ours.estimate - 0.9105)
+    assert cell.difference.low == pytest.approx(ours.estimate - 0.9105 - below)
+    assert eight.times_smaller == pytest.approx(1000) and sixteen.row == "lora rank=16"
+    assert absent.row == "" and absent.cells[50].ours is None and absent.cells[50].difference is None
+    assert without.times_smaller is None and without.cells[50].ours is not None
+
+
+def test_what_their_own_columns_tell(summary: Summary) -> None:
+    assert summary.published is not None
+    fifty, hundred_fifty = summary.published.told
+    # zero-shot's 50 % differs from each of the three others, which do not differ among themselves
+    assert (fifty.num_apart, fifty.num_pairs, fifty.largest) == (3, 6, pytest.approx(0.4215))
+    pooled = (0.954 + 0.941) / 2
+    p_value = 2 * stats.norm.sf(0.013 / np.sqrt(pooled * (1 - pooled) * 2 / 2000))
+    assert (hundred_fifty.num_apart, hundred_fifty.num_pairs) == (0, 3)
+    assert hundred_fifty.p_value == pytest.approx(min(1.0, 3 * p_value))
+
+
+def test_the_papers_dropout_columns_cannot_be_told_apart(tmp_path: Path) -> None:
+    study = Study(tmp_path / "study")
+    study.finish(LORA, 50, 0, draws(0.8))
+    plan = study.folder.plan()
+    quoted = read_study("paper-table3").published
+    assert quoted is not None
+    study.folder.write_plan({k: v for k, v in plan.items() if k != "format"} | {"published": quoted.as_dict()})
+    told = " ".join(published_sentences(study.summary))
+    assert "at 50 labels 0 of 3 pairs differ (largest difference 1.75 points, smallest p 0.1" in told
+    assert "nowhere can 2,000 texts tell their columns apart" in told
+
+
+def test_the_table_has_the_layout_of_theirs(summary: Summary) -> None:
+    head, body = published_table(summary)
+    assert head == ["N", "r = 8", "r = 16", "r = 32", "without"]
+    assert [line[0] for line in body] == ["50", "150"]
+    assert body[0][1].startswith("91.05 (epoch 2); ours 8") and "]; -9." in body[0][1]
+    assert body[0][3] == "92.15; ours \N{EN DASH}" and body[1][4] == "\N{EN DASH}"
+    told = published_sentences(summary)
+    assert "ours is toy/base, 1,000 times smaller" in told[1]
+    assert as_printed(0.82564) == "82.564" and as_printed(0.9) == "90"
+
+
+@pytest.mark.parametrize("name", ["markdown", "html"])
+def test_reports_show_it_and_escape_it(summary: Summary, name: str) -> None:
+    shown = FORMATS[name](summary)
+    assert "Beside the published table" in shown and "91.05 (epoch 2); ours" in shown
+    assert "<b>Table 3" not in shown and "&lt;b&gt;Table 3" in shown

@@ -20,16 +20,16 @@ from handful.report.wording import (
 from handful.statistics import Interval
 from handful.summary import Cell, Claim, Equivalence, Row, Spread, Summary
 
-EXPLORATORY = "What follows is exploratory: it was looked for in the results, and is not adjusted for how often."
+EXPLORATORY = "exploratory: looked for in the results, and not adjusted for how often."
 NAMED = 3
 """Rows that a sentence names at most before it counts them."""
 
 
 def findings(summary: Summary) -> list[str]:
-    """What the numbers allow to say, most useful first; never empty."""
+    """What the numbers allow to say, most useful first; never empty. Three sentences for each data source, and what is
+    unfinished.
+    """
     sentences = _claims_in_short(summary)
-    if any(cell.versus_best for row in summary.rows for cell in row.cells.values()):
-        sentences.append(EXPLORATORY if sentences else f"No claims were declared beforehand. {EXPLORATORY}")
     for title, rows in zip(group_titles(summary), summary.groups, strict=True):
         found = _group_findings(rows, summary)
         if found and title:
@@ -38,17 +38,28 @@ def findings(summary: Summary) -> list[str]:
     return sentences + _unfinished(summary)
 
 
+def explores(summary: Summary) -> str:
+    """Which of the findings were looked for and not declared; empty where nothing is compared."""
+    if summary.claims:
+        return f"The first sentence was declared beforehand (all claims are below). The others are {EXPLORATORY}"
+    if any(cell.versus_best for row in summary.rows for cell in row.cells.values()):
+        return f"No claims were declared beforehand, so all of this is {EXPLORATORY}"
+    return ""
+
+
 def _claims_in_short(summary: Summary) -> list[str]:
-    """Each declared pair at its fewest and its most labels."""
+    """One sentence: the declared pairs, each at its fewest labels; one pair alone at its most labels, too."""
     by_pair: dict[tuple[str, str], list[Claim]] = {}
-    for claim in summary.claims:
+    for claim in sorted(summary.claims, key=lambda claim: claim.num_labels):
         by_pair.setdefault((claim.first, claim.second), []).append(claim)
-    sentences = []
-    for claims in by_pair.values():
-        claims = sorted(claims, key=lambda claim: claim.num_labels)
-        words = [_claim_words(claim) for claim in dict.fromkeys((claims[0], claims[-1]))]
-        sentences.append("; ".join(words).replace("can't", "Can't", 1 if words[0].startswith("can't") else 0) + ".")
-    return sentences
+    if not by_pair:
+        return []
+    told = [claims[0] for claims in by_pair.values()]
+    if len(told) == 1:
+        (claims,) = by_pair.values()
+        told = list(dict.fromkeys((claims[0], claims[-1])))
+    sentence = "; ".join(map(_claim_words, told[:NAMED]))
+    return [sentence.replace("can't", "Can't", 1 if sentence.startswith("can't") else 0) + "."]
 
 
 def claim_sentences(summary: Summary) -> list[str]:
@@ -119,7 +130,7 @@ def _group_findings(rows: Sequence[Row], summary: Summary) -> list[str]:
         ]
     spreads = [spread for spread in summary.spreads if spread.group == rows[0].group]
     sentences = [_best_sentence(rows, with_labels[-1]), _gain_sentence(rows, with_labels, spreads)]
-    if len(with_labels) > 1:
+    if len(with_labels) > 1 and not summary.claims:
         sentences.append(_best_sentence(rows, with_labels[0]))
     return [sentence for sentence in sentences if sentence]
 

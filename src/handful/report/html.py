@@ -19,6 +19,7 @@ from handful.report.figures.training import rows_with_curves
 from handful.report.findings import (
     claim_sentences,
     equivalence_sentences,
+    explores,
     findings,
     gain_sentences,
     without_curve,
@@ -75,7 +76,7 @@ def page(summary: Summary, figures: Mapping[str, Figure], excerpts: Excerpts) ->
         published=_table(published_table(summary)),
         about_published=published_sentences(summary),
         setup=setup_sentences(summary),
-        notes=summary.provenance.plan_notes,
+        notes=[note for note in (explores(summary), *summary.provenance.plan_notes) if note],
         protocol=protocol_lines(summary),
         figures={name: figures.get(name) for name in NAMES},
         has_curves=bool(rows_with_curves(summary)),

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from handful.report.findings import (
     claim_sentences,
     equivalence_sentences,
+    explores,
     findings,
     gain_sentences,
     without_curve,
@@ -57,7 +58,7 @@ def render(summary: Summary) -> str:
     """The report as Markdown text; it shows error.svg when a cell has an accuracy."""
     blocks = [f"# {_escape(summary.name)}", f"{progress(summary)}."]
     blocks.append(" ".join(_escape(sentence) for sentence in findings(summary)))
-    blocks.extend(_escape(note) for note in summary.provenance.plan_notes)
+    blocks.extend(_escape(note) for note in (explores(summary), *summary.provenance.plan_notes))
     blocks.append(_pairs(protocol_lines(summary)))
     if summary.has_results:
         blocks.append("![Error against number of labels](error.svg)")

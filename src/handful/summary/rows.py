@@ -136,7 +136,7 @@ def row_labels(rows: Sequence[Row]) -> list[str]:
     asked = [dict(flat(row.asked)) for row in rows]
     resolved = [dict(flat(row.spec)) for row in rows]
     named = {"method.name", "method.title"}
-    paths = list(dict.fromkeys(path for values in asked for path in values if path not in named))
+    paths = _telling(list(dict.fromkeys(path for values in asked for path in values if path not in named)), asked)
     usual = {path: _usual([values[path] for values in asked if path in values]) for path in paths}
     labels = []
     for index, row in enumerate(rows):
@@ -161,6 +161,27 @@ def row_labels(rows: Sequence[Row]) -> list[str]:
             seen[label] = seen.get(label, 0) + 1
             labels[index] = f"{label} ({seen[label]})"
     return labels
+
+
+def _telling(paths: Sequence[str], asked: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The paths without those of the prompt that an earlier one of the prompt settles: one question, one answer to it,
+    is told by the question."""
+    telling: list[str] = []
+    before: list[str] = []
+    for path in paths:
+        if not path.startswith("prompt."):
+            telling.append(path)
+            continue
+        values: dict[str, set[str]] = {}
+        for row in asked:
+            values.setdefault(canonical_json([row.get(name) for name in before]), set()).add(
+                canonical_json(row.get(path))
+            )
+        is_new = any(len(found) > 1 for found in values.values())
+        if is_new or not before:
+            telling.append(path)
+            before.append(path)
+    return telling
 
 
 def _usual(values: Sequence[Any]) -> str:

@@ -170,7 +170,7 @@ def test_variance_components_are_those_of_the_predictions(summary: Summary) -> N
     for method, *cells in rows:
         for step, words in enumerate(cells):
             found = variance_components([correct(method, step, seed) for seed in range(3)])
-            seeds, texts, both = (round(100 * share) for share in found.shares)
+            seeds, texts, both = (round(100 * share) for share in found.shares.values())
             spread = 100 * math.sqrt(found.seeds)
             assert words == f"seeds {seeds} %, texts {texts} %, both {both} % (sd between seeds {spread:.2f})"
     page = FORMATS["html"](summary)

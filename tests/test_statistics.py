@@ -320,8 +320,8 @@ def test_variance_components_find_what_was_put_in() -> None:
     assert np.mean([one.seeds for one in found]) == pytest.approx(4.0, rel=0.1)
     assert np.mean([one.texts for one in found]) == pytest.approx(9.0, rel=0.1)
     assert np.mean([one.both for one in found]) == pytest.approx(1.0, rel=0.05)
-    assert all(sum(one.shares) == pytest.approx(1.0) for one in found)
-    assert variance_components(np.ones((2, 3))).shares == (0.0, 0.0, 0.0)
+    assert all(sum(one.shares.values()) == pytest.approx(1.0) for one in found)
+    assert variance_components(np.ones((2, 3))).shares == {"seeds": 0.0, "texts": 0.0, "both": 0.0}
     with pytest.raises(ValueError, match="at least two"):
         variance_components(np.ones((1, 3)))
 

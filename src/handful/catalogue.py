@@ -73,7 +73,7 @@ def _recipe(member: type) -> Mapping[str, Any]:
     """What a method fills its open knobs with, where nothing else is said."""
     if member not in FAMILIES["method"].values():
         return {}
-    cell = {"data": {}, "model": {}, "prompt": {}, "training": {}, "num_labels": 150, "seed": 0}
+    cell = {"data": {}, "model": {}, "prompt": {}, "training": {}, "num_labels": 150, "seed": 0, "init_seed": None}
     filled: Mapping[str, Any] = member().resolve(cell)["method"]
     return filled
 

@@ -538,7 +538,7 @@ def _grouped(runs: Sequence[RunEstimate]) -> dict[tuple[str, int], list[RunEstim
         run.spec.spec_id: {
             path: text
             for path, text in leaves(run.spec.as_dict())
-            if path != "seed" and not path.endswith("revision")
+            if path not in ("seed", "init_seed") and not path.endswith("revision")
         }
         for run in runs
     }

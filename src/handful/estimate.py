@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -369,12 +368,13 @@ def _power(plan: Plan) -> Power | None:
     specs = plan.distinct
     if len(specs) < 2:
         return None
-    rows: Counter[str] = Counter()
+    samples: dict[str, set[int]] = {}
     for spec in specs:
         if spec.num_labels:
-            rows[repr([part for name, part in sorted(spec.as_dict().items()) if name != "seed"])] += 1
+            kind = [part for name, part in sorted(spec.as_dict().items()) if name not in ("seed", "init_seed")]
+            samples.setdefault(repr(kind), set()).add(spec.seed)
     num_texts = min(map(_num_test, specs))
-    num_seeds = min(rows.values(), default=1)
+    num_seeds = min(map(len, samples.values()), default=1)
     return Power(num_texts, num_seeds, smallest_difference(num_texts, num_seeds, DISAGREEMENT, SEED_SD))
 
 

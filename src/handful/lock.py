@@ -162,8 +162,7 @@ def _run_of(cell: Mapping[str, Any], places: Mapping[str, Any], beside: Path, de
     dataset = data_family.load_dataset(source)
     prompt = prompt_family.resolve(prompt, dataset.label_names, dataset.field_names, model.context_length())
     spec = RunSpec(source, model, prompt, method, training, int(plain["num_labels"]), int(plain["seed"]))
-    if protocol is not None:
-        spec = dataclasses.replace(spec, protocol=protocol)
+    spec = dataclasses.replace(spec, init_seed=plain.get("init_seed"), protocol=protocol or spec.protocol)
     if spec.spec_id != cell["spec_id"]:
         raise SpecError(_another(plain, spec.as_dict()))
     return spec

@@ -56,8 +56,8 @@ def run(
     split = draw_split(dataset, spec.num_labels, derive_seed(spec.seed, "sample"), spec.protocol.selection_size)
     with progress.stage("encode"):
         encoded = encode(split, spec.prompt, base.tokenizer)
-    attach = partial(spec.method.attach, base, encoded.task, seed=derive_seed(spec.seed, "init"))
-    order = derive_seed(spec.seed, "shuffle")
+    attach = partial(spec.method.attach, base, encoded.task, seed=derive_seed(spec.start_seed, "init"))
+    order = derive_seed(spec.start_seed, "shuffle")
     training, found = spec.protocol.settle(spec.training, encoded, attach, order)
     with attach() as tuned:
         with progress.stage("train"):

@@ -36,7 +36,7 @@ from handful.protocols.protocol import LabelProtocol
 from handful.published import PublishedRow, PublishedTable
 from handful.training import TrainingSpec
 
-SECTIONS = ("data", "model", "prompt", "method", "training", "protocol", "num_labels", "seed")
+SECTIONS = ("data", "model", "prompt", "method", "training", "protocol", "num_labels", "seed", "init_seed")
 FAMILIES: Mapping[str, Mapping[str, type]] = {
     "data": data_family.DATA,
     "model": model_family.MODELS,
@@ -60,7 +60,7 @@ class RunSpec:
     """One cell, resolved: two equal specs give the same record.
 
     training is None for methods that have no updates; num_labels counts every labelled text that is
-    read before the test.
+    read before the test. seed: of the sample, and of the start and the order of training where init_seed is None.
     """
 
     data: DataSource
@@ -71,6 +71,7 @@ class RunSpec:
     num_labels: int
     seed: int
     protocol: LabelProtocol = protocol_family.DEFAULT
+    init_seed: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data with every open value filled, without what only says where things lie."""
@@ -84,7 +85,13 @@ class RunSpec:
             plain["training"] = member_dict(self.training)
         if self.protocol != protocol_family.DEFAULT:
             plain["protocol"] = member_dict(self.protocol)
-        return plain | {"num_labels": self.num_labels, "seed": self.seed}
+        plain |= {"num_labels": self.num_labels, "seed": self.seed}
+        return plain if self.init_seed is None else plain | {"init_seed": self.init_seed}
+
+    @property
+    def start_seed(self) -> int:
+        """Of the method's start and of the order of training."""
+        return self.seed if self.init_seed is None else self.init_seed
 
     @property
     def spec_id(self) -> str:
@@ -319,8 +326,10 @@ def check_cell(cell: Mapping[str, Any], problems: list[str]) -> None:
     for key in FAMILIES:
         build_member(key, cell[key], problems)
     build(TrainingSpec, cell["training"], "training", problems)
-    for key in ("num_labels", "seed"):
+    for key in ("num_labels", "seed", "init_seed"):
         value = cell[key]
+        if key == "init_seed" and value is None:
+            continue
         if isinstance(value, bool) or not isinstance(value, int):
             problems.append(f"{key} must be an integer, got {value!r}")
         elif value < 0:
@@ -353,7 +362,8 @@ def resolve_cell(asked: Mapping[str, Any], device: str = "auto", outline: bool =
         raise SpecError(problems)
     # Where nothing trains there is nothing to choose, whoever would choose it.
     protocol = protocol_family.DEFAULT if training is None else protocol
-    spec = RunSpec(source, base, prompt, method, training, cell["num_labels"], cell["seed"], protocol)
+    init_seed = None if training is None else cell["init_seed"]
+    spec = RunSpec(source, base, prompt, method, training, cell["num_labels"], cell["seed"], protocol, init_seed)
     texts = len(dataset.train) + len(dataset.unlabelled) if dataset.test else spec.num_labels
     answers = bool(prompt.answers)
     method.check(

@@ -281,8 +281,9 @@ def detectable_difference(
 class VarianceComponents:
     """Where the variance of a mean comes from; variances in squared units of the scores.
 
-    seeds: between seeds. texts: between texts. both: of a text under a seed, beyond what either says alone. Estimates
-    below 0 count as 0. num_seeds, num_texts: what the mean is over.
+    seeds: between seeds, of samples alone where starts are told apart. texts: between texts. both: of a text under a
+    seed, beyond what either says alone. inits: between starts under one sample, None where a seed names both. Estimates
+    below 0 count as 0. num_seeds, num_texts, num_inits: what the mean is over, starts under each sample.
     """
 
     seeds: float
@@ -290,15 +291,21 @@ class VarianceComponents:
     both: float
     num_seeds: int
     num_texts: int
+    inits: float | None = None
+    num_inits: int = 1
 
     @property
-    def shares(self) -> tuple[float, float, float]:
-        """What seeds, texts, and both together have in the variance of the mean; they sum to 1, or are 0."""
-        parts = (
-            self.seeds / self.num_seeds, self.texts / self.num_texts, self.both / (self.num_seeds * self.num_texts)
-        )  # fmt: skip
-        total = sum(parts)
-        return (parts[0] / total, parts[1] / total, parts[2] / total) if total else (0.0, 0.0, 0.0)
+    def shares(self) -> dict[str, float]:
+        """What each source has in the variance of the mean, by name; they sum to 1, or are 0."""
+        runs = self.num_seeds * self.num_inits
+        parts = {"seeds": self.seeds / self.num_seeds} if self.inits is None else {}
+        if self.inits is not None:
+            # A single sample says nothing of what other samples would give.
+            parts = {"sample": self.seeds / self.num_seeds} if self.num_seeds > 1 else {}
+            parts["init"] = self.inits / runs
+        parts |= {"texts": self.texts / self.num_texts, "both": self.both / (runs * self.num_texts)}
+        total = sum(parts.values())
+        return {name: part / total if total else 0.0 for name, part in parts.items()}
 
 
 def variance_components(scores: ArrayLike) -> VarianceComponents:
@@ -317,6 +324,42 @@ def variance_components(scores: ArrayLike) -> VarianceComponents:
         both=squares.residual,
         num_seeds=squares.num_seeds,
         num_texts=squares.num_texts,
+    )
+
+
+def nested_components(scores: ArrayLike) -> VarianceComponents:
+    """Analysis-of-variance estimates for [samples, starts, texts] scores: starts nested in samples, texts crossed.
+
+    At least two starts and two texts; a single sample leaves nothing to say of samples (0). What a text does under a
+    sample and what it does under a start are told together, in `both`. Raises ValueError for other shapes.
+
+    Source: Searle, Casella & McCulloch (1992), Variance Components, sec. 4.3: mean squares set to their expectations.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 3 or values.shape[1] < 2 or values.shape[2] < 2 or not np.all(np.isfinite(values)):
+        raise ValueError(f"expected finite [samples, starts, texts] scores, two starts at least, got {values.shape}")
+    samples, starts, texts = values.shape
+    if samples == 1:
+        squares = variance_components(values[0])
+        return VarianceComponents(0.0, squares.texts, squares.both, 1, texts, squares.seeds, starts)
+    of_samples, of_starts, of_texts = values.mean((1, 2)), values.mean(2), values.mean((0, 1))
+    cells, mean = values.mean(1), values.mean()
+    square_samples = starts * texts * float(np.sum((of_samples - mean) ** 2)) / (samples - 1)
+    square_starts = texts * float(np.sum((of_starts - of_samples[:, None]) ** 2)) / (samples * (starts - 1))
+    square_texts = samples * starts * float(np.sum((of_texts - mean) ** 2)) / (texts - 1)
+    by_sample = cells - of_samples[:, None] - of_texts + mean
+    square_both = starts * float(np.sum(by_sample**2)) / ((samples - 1) * (texts - 1))
+    left = values - of_starts[:, :, None] - cells[:, None, :] + of_samples[:, None, None]
+    square_left = float(np.sum(left**2)) / (samples * (starts - 1) * (texts - 1))
+    return VarianceComponents(
+        seeds=max(square_samples - square_starts - square_both + square_left, 0.0) / (starts * texts),
+        texts=max(square_texts - square_both, 0.0) / (samples * starts),
+        # Of the mean: what texts do under samples, per sample, and under starts, per run.
+        both=max(square_both - square_left, 0.0) + square_left,
+        num_seeds=samples,
+        num_texts=texts,
+        inits=max(square_starts - square_left, 0.0) / texts,
+        num_inits=starts,
     )
 
 

@@ -167,6 +167,8 @@ def told(asked: Mapping[str, Any], spec: RunSpec) -> dict[str, Any]:
             plain[family] = given
     if spec.protocol == DEFAULT:
         del plain["protocol"]
+    if plain["init_seed"] is None:
+        del plain["init_seed"]
     return plain
 
 

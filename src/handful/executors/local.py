@@ -64,7 +64,8 @@ class LocalExecutor:
 
 def cell_label(spec: RunSpec) -> str:
     """A cell in a few words, for a progress line: "lora, 50 labels, seed 0"."""
-    return f"{spec.method.name}, {spec.num_labels} labels, seed {spec.seed}"
+    init = "" if spec.init_seed is None else f", init seed {spec.init_seed}"
+    return f"{spec.method.name}, {spec.num_labels} labels, seed {spec.seed}{init}"
 
 
 def _run_cell(spec: RunSpec, folder: StudyFolder, settings: RunSettings, on_event: OnEvent) -> RunRecord:

@@ -21,11 +21,12 @@ OF_RUN = (
 )
 """Columns that are a run's own numbers, by the names that `Run` gives them."""
 COLUMNS = (
-    "study", "row", "method", "num_labels", "reads_labels", "seed", "status", "reason", "spec_id", *OF_RUN,
+    "study", "row", "method", "num_labels", "reads_labels", "seed", "init_seed", "status", "reason", "spec_id", *OF_RUN,
     "cell_accuracy", "cell_low", "cell_high", "cell_mark", "spec",
 )
 """The head. cell_*: of the cell that the run is part of, the mean over its seeds with its 95 % interval. spec: the
 row's resolved spec as JSON."""
+NOT_OF_ROW = ("num_labels", "seed", "init_seed")
 
 
 def render(summary: Summary) -> str:
@@ -48,11 +49,12 @@ def _line(summary: Summary, row: Row, cell: Cell, run: Run) -> list[Any]:
         "num_labels": cell.num_labels,
         "reads_labels": "true" if cell.reads_labels else "false",
         "seed": run.seed,
+        "init_seed": run.init_seed,
         "status": run.status,
         "reason": without_folders(run.reason),
         "spec_id": run.spec_id,
         "cell_mark": "best" if cell.is_best else "tie" if cell.ties_best else "",
-        "spec": canonical_json({name: part for name, part in row.spec.items() if name not in ("num_labels", "seed")}),
+        "spec": canonical_json({name: part for name, part in row.spec.items() if name not in NOT_OF_ROW}),
     }
     if cell.accuracy is not None:
         mean = cell.accuracy

@@ -40,7 +40,8 @@ def protocol_lines(summary: Summary) -> list[tuple[str, str]]:
     ]
     if tried:
         lines.append(("Lengths of training that a run chose from", "; ".join(tried)))
-    lines.append(("Seeds", ", ".join(map(str, protocol.seeds)) or ABSENT))
+    starts = f"; of the start alone: {', '.join(map(str, protocol.init_seeds))}" if protocol.init_seeds else ""
+    lines.append(("Seeds", (", ".join(map(str, protocol.seeds)) or ABSENT) + starts))
     tested = tests_text(protocol) + shared[protocol.test_texts_shared] if protocol.num_test else ABSENT
     lines.append(("Tested on", tested))
     if summary.label_names:

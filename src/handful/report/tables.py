@@ -220,7 +220,7 @@ def claims_table(summary: Summary) -> Table:
 def components_table(summary: Summary) -> Table:
     """(head, rows): where the variance of each mean accuracy comes from, at each N of several seeds and one test.
 
-    A cell's seed names both its sample and its start, so the two stand together.
+    A cell's seed names both its sample and its start, so the two stand together where no init_seed tells them apart.
     """
     numbers = [
         number for number in summary.columns if any(row.cells[number].components is not None for row in summary.rows)
@@ -234,8 +234,11 @@ def components_table(summary: Summary) -> Table:
 
 
 def _components(found: VarianceComponents) -> str:
-    seeds, texts, both = (f"{100 * share:.0f} %" for share in found.shares)
-    return f"seeds {seeds}, texts {texts}, both {both} (sd between seeds {100 * math.sqrt(found.seeds):.2f})"
+    shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found.shares.items())
+    if found.inits is None:
+        return f"{shares} (sd between seeds {100 * math.sqrt(found.seeds):.2f})"
+    samples = f"between samples {100 * math.sqrt(found.seeds):.2f}, " if found.num_seeds > 1 else ""
+    return f"{shares} (sd {samples}between starts {100 * math.sqrt(found.inits):.2f})"
 
 
 def learning_table(summary: Summary) -> Table:

@@ -17,34 +17,53 @@ from handful.statistics import (
     crossed_interval,
     detectable_difference,
     mcnemar_exact,
+    nested_components,
     paired_crossed_interval,
     paired_crossed_p_value,
     variance_components,
     wilson_interval,
 )
-from handful.summary.outcomes import Outcome, Tested, common_ids, on_shared_texts, same_texts, tested_of
+from handful.summary.outcomes import (
+    Outcome,
+    Unit,
+    by_sample,
+    common_ids,
+    on_shared_texts,
+    same_texts,
+    tested_of,
+)
 from handful.summary.parts import Cell, Difference, IntervalKind, Row, Run
 
 
-def accuracy_interval(tests: Sequence[Tested]) -> tuple[Interval | None, IntervalKind]:
-    """The mean accuracy of runs of one cell, and how its interval is made; (None, "") for no run."""
-    if not tests:
+def accuracy_interval(units: Sequence[Unit]) -> tuple[Interval | None, IntervalKind]:
+    """The mean accuracy of one cell, and how its interval is made; (None, "") for no run."""
+    if not units:
         return None, ""
-    if len(tests) == 1:
-        return wilson_interval(int(tests[0].correct.sum()), len(tests[0].ids)), "wilson"
-    common = common_ids(tests)
+    if len(units) == 1:
+        return wilson_interval(round(units[0].correct.sum()), len(units[0].ids)), "wilson"
+    common = common_ids(units)
     if common:
-        kind: IntervalKind = "crossed" if same_texts(tests) else "crossed on common texts"
-        interval = crossed_interval(np.stack([test.on(common).correct for test in tests]))
-        return _a_share(_moved(interval, [float(test.correct.mean()) for test in tests])), kind
-    return _a_share(_t_interval([float(test.correct.mean()) for test in tests])), "t over seeds"
+        kind: IntervalKind = "crossed" if same_texts(units) else "crossed on common texts"
+        interval = crossed_interval(np.stack([unit.on(common).correct for unit in units]))
+        return _a_share(_moved(interval, [float(unit.correct.mean()) for unit in units])), kind
+    return _a_share(_t_interval([float(unit.correct.mean()) for unit in units])), "t over seeds"
 
 
-def components_of(tests: Sequence[Tested]) -> VarianceComponents | None:
-    """Where the variance of a cell's mean comes from; None for a single run, or where test texts differ."""
+def components_of(finished: Sequence[Run], outcomes: Mapping[str, Outcome]) -> VarianceComponents | None:
+    """Where the variance of a cell's mean comes from: apart for samples and starts where every sample has the same
+    number of starts, two at least. None for a single run, or where test texts differ."""
+    tests = [tested_of(run, outcomes) for run in finished]
     if len(tests) < 2 or not same_texts(tests) or len(tests[0].ids) < 2:
         return None
-    return variance_components(np.stack([test.on(tests[0].ids).correct for test in tests]))
+    samples: dict[int | None, list[NDArray[np.bool_]]] = {}
+    for run, test in zip(finished, tests, strict=True):
+        samples.setdefault(run.seed, []).append(test.on(tests[0].ids).correct)
+    num_starts = {len(starts) for starts in samples.values()}
+    if num_starts == {1}:
+        return variance_components(np.stack([starts[0] for starts in samples.values()]))
+    if len(num_starts) > 1:
+        return None
+    return nested_components(np.stack([np.stack(starts) for starts in samples.values()]))
 
 
 def _a_share(interval: Interval) -> Interval:
@@ -119,36 +138,36 @@ def _notes(cells: Sequence[Cell], rows: Sequence[Row]) -> tuple[str, ...]:
 def difference_of(a: Cell, b: Cell, other: str, outcomes: Mapping[str, Outcome]) -> Difference:
     """Accuracy of `a` minus that of `b`, which stands in row `other`."""
     pairs = []
-    for run_a, run_b in _paired_runs(a, b):
-        pair = on_shared_texts(tested_of(run_a, outcomes), tested_of(run_b, outcomes))
+    for runs_a, runs_b in _paired_runs(a, b):
+        pair = on_shared_texts(Unit.of(runs_a, outcomes), Unit.of(runs_b, outcomes))
         if pair is not None:
-            pairs.append((run_a, run_b, *pair))
+            pairs.append(pair)
     if not pairs:
         return Difference(other, None, None, 0, 0)
-    tests_a, tests_b = [pair[2] for pair in pairs], [pair[3] for pair in pairs]
-    num_texts = min(len(test.ids) for test in tests_a)
+    units_a, units_b = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    num_texts = min(len(unit.ids) for unit in units_a)
     if len(pairs) == 1:
-        correct_a, correct_b = tests_a[0].correct, tests_b[0].correct
+        correct_a, correct_b = units_a[0].correct, units_b[0].correct
         p_value = mcnemar_exact(correct_a.astype(int), correct_b.astype(int))
         interval = _paired_interval([correct_a], [correct_b]) if num_texts > 1 else None
         return Difference(other, interval, p_value, 1, num_texts, detectable=_detectable([correct_a], [correct_b]))
     means = [
-        float(test_a.correct.mean() - test_b.correct.mean()) for test_a, test_b in zip(tests_a, tests_b, strict=True)
+        float(unit_a.correct.mean() - unit_b.correct.mean()) for unit_a, unit_b in zip(units_a, units_b, strict=True)
     ]
-    ids = common_ids(tests_a)
+    ids = common_ids(units_a)
     t_p_value = detectable = None
     if ids:
-        stacked_a = [test.on(ids).correct for test in tests_a]
-        stacked_b = [test.on(ids).correct for test in tests_b]
+        stacked_a = [unit.on(ids).correct for unit in units_a]
+        stacked_b = [unit.on(ids).correct for unit in units_b]
         # A run that stands against all seeds of the other cell is one classifier, not as many.
-        if len({pair[1].spec_id for pair in pairs}) == 1:
+        if len({unit.spec_ids for unit in units_b}) == 1:
             stacked_b = stacked_b[:1]
-        is_flipped = len({pair[0].spec_id for pair in pairs}) == 1
+        is_flipped = len({unit.spec_ids for unit in units_a}) == 1
         if is_flipped:
             stacked_a, stacked_b = stacked_b, stacked_a[:1]
         interval = _paired_interval(stacked_a, stacked_b)
         detectable = _detectable(stacked_a, stacked_b)
-        t_p_value = paired_crossed_p_value(np.stack(stacked_a).astype(float), np.stack(stacked_b).astype(float))
+        t_p_value = paired_crossed_p_value(np.stack(stacked_a), np.stack(stacked_b))
         if is_flipped:
             interval = Interval(-interval.estimate, -interval.high, -interval.low)
         interval = _moved(interval, means)
@@ -157,29 +176,36 @@ def difference_of(a: Cell, b: Cell, other: str, outcomes: Mapping[str, Outcome])
     return Difference(other, interval, None, len(pairs), num_texts, t_p_value, detectable)
 
 
-def _paired_runs(a: Cell, b: Cell) -> list[tuple[Run, Run]]:
-    """Finished runs side by side: by seed, and a run without a seed beside every run of the other."""
+def _paired_runs(a: Cell, b: Cell) -> list[tuple[list[Run], list[Run]]]:
+    """Finished runs side by side, those of one sample together: by sample, and a run without a seed beside every sample
+    of the other. Where both have one sample, the same one: by start, and a single run beside every start."""
     runs_a = [run for run in a.runs if run.status == "finished"]
     runs_b = [run for run in b.runs if run.status == "finished"]
-    if len(runs_a) == 1 and runs_a[0].seed is None:
-        return [(runs_a[0], run) for run in runs_b]
-    if len(runs_b) == 1 and runs_b[0].seed is None:
-        return [(run, runs_b[0]) for run in runs_a]
-    by_seed = {run.seed: run for run in runs_b if run.seed is not None}
-    return [(run, by_seed[run.seed]) for run in runs_a if run.seed in by_seed]
+    seeds_a, seeds_b = ({run.seed for run in runs} for runs in (runs_a, runs_b))
+    if seeds_a == seeds_b and len(seeds_a) == 1 and len(runs_a) > 1 and len(runs_b) > 1:
+        by_start = {run.init_seed: [run] for run in runs_b}
+        return [([run], by_start[run.init_seed]) for run in runs_a if run.init_seed in by_start]
+    stands_for_all = [len(runs) == 1 and (runs[0].seed is None or seeds_a == seeds_b) for runs in (runs_a, runs_b)]
+    if stands_for_all[0]:
+        return [(runs_a, runs) for runs in by_sample(runs_b).values()]
+    if stands_for_all[1]:
+        return [(runs, runs_b) for runs in by_sample(runs_a).values()]
+    samples_a, samples_b = ({seed: [run for run in runs if run.seed == seed] for seed in seeds if seed is not None}
+                            for runs, seeds in ((runs_a, seeds_a), (runs_b, seeds_b)))
+    return [(samples_a[seed], samples_b[seed]) for seed in samples_a if seed in samples_b]
 
 
-def _paired_interval(a: Sequence[NDArray[np.bool_]], b: Sequence[NDArray[np.bool_]]) -> Interval:
-    interval = paired_crossed_interval(np.stack(a).astype(float), np.stack(b).astype(float))
+def _paired_interval(a: Sequence[NDArray[np.float64]], b: Sequence[NDArray[np.float64]]) -> Interval:
+    interval = paired_crossed_interval(np.stack(a), np.stack(b))
     # No difference of two shares is larger than 1, whatever Student's t says of two seeds.
     return Interval(interval.estimate, max(-1.0, interval.low), min(1.0, interval.high))
 
 
-def _detectable(a: Sequence[NDArray[np.bool_]], b: Sequence[NDArray[np.bool_]]) -> float | None:
+def _detectable(a: Sequence[NDArray[np.float64]], b: Sequence[NDArray[np.float64]]) -> float | None:
     """None where nothing scatters: no size of difference follows from that."""
     if len(a[0]) < 2:
         return None
-    return detectable_difference(np.stack(a).astype(float), np.stack(b).astype(float)) or None
+    return detectable_difference(np.stack(a), np.stack(b)) or None
 
 
 def _moved(interval: Interval, means: Sequence[float]) -> Interval:

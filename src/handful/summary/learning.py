@@ -7,19 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from handful.learning_curves import Equivalent, LearningCurve, NoCurveError, PowerLaw, seed_spread
 from handful.statistics import Interval
-from handful.summary.outcomes import Outcome, Tested, common_ids, tested_of
+from handful.summary.outcomes import Outcome, Tested, Unit, by_sample, common_ids, tested_of
 from handful.summary.parts import Claim, Row
 
 MORE = 100
 """Labels more, of which a report says what they bring; as many as there are where there are fewer."""
 
-Errors = dict[int, dict[int | None, NDArray[np.float64]]]
+Errors = dict[int, dict[Any, NDArray[np.float64]]]
 """Number of labels -> seed -> [texts]"""
 
 
@@ -97,7 +98,8 @@ def _errors(row: Row, ids: Sequence[str], outcomes: Mapping[str, Outcome]) -> Er
     for number, cell in row.cells.items():
         runs = [run for run in cell.runs if run.status == "finished"]
         if cell.reads_labels and number > 0 and runs and ids:
-            found[number] = {run.seed: (~tested_of(run, outcomes).on(ids).correct).astype(np.float64) for run in runs}
+            samples = by_sample(runs).items()
+            found[number] = {seed: 1.0 - Unit.of(starts, outcomes).on(ids).correct for seed, starts in samples}
     return found
 
 

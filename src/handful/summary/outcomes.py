@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,14 +68,14 @@ def read_outcome(folder: StudyFolder, spec_id: str) -> Outcome:
     return Outcome(record, tested) if tested.ids else Outcome(None, None)
 
 
-def make_run(spec_id: str, seed: int | None, outcome: Outcome) -> Run:
+def make_run(spec_id: str, seed: int | None, outcome: Outcome, init_seed: int | None = None) -> Run:
     """What a planned run's record says; without one it is missing."""
     record, tested = outcome.record, outcome.tested
     if record is None:
-        return Run(spec_id, seed, "missing")
+        return Run(spec_id, seed, "missing", init_seed=init_seed)
     if tested is None:
         reason = record.reason or "the record gives no reason"
-        return Run(spec_id, seed, "failed", reason, curve=_curve(record))
+        return Run(spec_id, seed, "failed", reason, curve=_curve(record), init_seed=init_seed)
     seconds = mapping(record.execution, "seconds")
     test_seconds = number(seconds, "test")
     test_rate = number(mapping(record.execution, "texts_per_second"), "test")
@@ -99,6 +100,7 @@ def make_run(spec_id: str, seed: int | None, outcome: Outcome) -> Run:
         num_selection=length(record.sample, "selection_ids"),
         num_test=len(tested.ids),
         num_texts_cut=whole(record.facts, "num_texts_cut"),
+        init_seed=init_seed,
     )
 
 
@@ -113,7 +115,61 @@ def _curve(record: RunRecord) -> tuple[CurvePoint, ...]:
     return tuple(made)
 
 
-def on_shared_texts(a: Tested, b: Tested) -> tuple[Tested, Tested] | None:
+@dataclass(frozen=True)
+class Unit:
+    """What counts as one draw of a seed: a run, or the mean over the runs of one sample that differ in their start.
+
+    ids, labels: [texts]. correct: [texts], 0/1 of a run, else the share of its runs that are right. spec_ids: of them.
+    """
+
+    ids: tuple[str, ...]
+    labels: NDArray[np.int64]
+    correct: NDArray[np.float64]
+    spec_ids: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, runs: Sequence[Run], outcomes: Mapping[str, Outcome]) -> Unit:
+        """The mean of these finished runs, on the texts that all of them have."""
+        tests = [tested_of(run, outcomes) for run in runs]
+        everywhere = set.intersection(*(set(test.ids) for test in tests))
+        ids = tuple(name for name in tests[0].ids if name in everywhere)
+        shown = [test.on(ids) for test in tests]
+        correct = np.mean([test.correct for test in shown], axis=0)
+        return cls(ids, shown[0].labels, correct, tuple(run.spec_id for run in runs))
+
+    def on(self, ids: Sequence[str]) -> Unit:
+        """The same, on `ids` and in their order; all of them must be here."""
+        if tuple(ids) == self.ids:
+            return self
+        position = {name: index for index, name in enumerate(self.ids)}
+        order = [position[name] for name in ids]
+        return Unit(tuple(ids), self.labels[order], self.correct[order], self.spec_ids)
+
+
+class HasIds(Protocol):
+    """Anything that was tested on texts with these ids."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """[texts]"""
+        ...
+
+
+def units_of(finished: Sequence[Run], outcomes: Mapping[str, Outcome]) -> list[Unit]:
+    """One for each sample of labels; where there is a single sample, one for each start."""
+    return [Unit.of(runs, outcomes) for runs in by_sample(finished).values()]
+
+
+def by_sample(finished: Sequence[Run]) -> dict[Any, list[Run]]:
+    """Runs by the seed of their sample; by that of their start, too, where several have one sample."""
+    by_start = len(finished) > 1 and len({run.seed for run in finished}) == 1
+    groups: dict[Any, list[Run]] = {}
+    for run in finished:
+        groups.setdefault((run.seed, run.init_seed) if by_start else run.seed, []).append(run)
+    return groups
+
+
+def on_shared_texts(a: Unit, b: Unit) -> tuple[Unit, Unit] | None:
     """Both on the texts that both have; None when there are none, or when one id means two texts."""
     in_b = set(b.ids)
     ids = [name for name in a.ids if name in in_b]
@@ -123,7 +179,7 @@ def on_shared_texts(a: Tested, b: Tested) -> tuple[Tested, Tested] | None:
     return (a, b) if np.array_equal(a.labels, b.labels) else None
 
 
-def common_ids(tests: Sequence[Tested]) -> tuple[str, ...]:
+def common_ids(tests: Sequence[HasIds]) -> tuple[str, ...]:
     """The texts that every run was tested on, in the first one's order; none when they are too few to say much.
 
     Seeds that draw their labels out of one table have overlapping test texts: as if they were independent, an
@@ -136,7 +192,7 @@ def common_ids(tests: Sequence[Tested]) -> tuple[str, ...]:
     return common if len(common) >= MIN_COMMON_TEXTS else ()
 
 
-def same_texts(tests: Sequence[Tested]) -> bool:
+def same_texts(tests: Sequence[HasIds]) -> bool:
     """Whether all were tested on the same texts, in whatever order."""
     first = tests[0].ids
     return all(test.ids == first or set(test.ids) == set(first) for test in tests[1:])

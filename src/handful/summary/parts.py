@@ -42,7 +42,8 @@ class CurvePoint:
 class Run:
     """One distinct planned run and what its record says; a value the record does not hold is None.
 
-    seed: None when the run reads neither labels nor a seed. chosen_update: the update that was kept.
+    seed: None when the run reads neither labels nor a seed. init_seed: of the start, None where that is `seed`, too.
+    chosen_update: the update that was kept.
     curve: the measured updates, in order. num_train, num_selection, num_test, num_texts_cut: texts.
     """
 
@@ -65,6 +66,7 @@ class Run:
     num_selection: int | None = None
     num_test: int | None = None
     num_texts_cut: int | None = None
+    init_seed: int | None = None
 
     @property
     def num_texts(self) -> int | None:
@@ -268,7 +270,8 @@ class Protocol:
     on the same data were tested on the same texts; None when nothing finished. splits: for each number of
     labels the distinct (training, selection) sizes that were drawn. chosen_by: how many finished runs chose
     their update by which rule. num_chosen_on_test: finished runs whose rule reads test texts; None when
-    nothing finished. prompts, models, data, training: distinct resolved parts of the specs.
+    nothing finished. prompts, models, data, training: distinct resolved parts of the specs. init_seeds: of the start,
+    where it has seeds of its own.
     """
 
     seeds: tuple[int, ...]
@@ -281,6 +284,7 @@ class Protocol:
     models: tuple[Any, ...]
     data: tuple[Any, ...]
     training: tuple[Any, ...]
+    init_seeds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

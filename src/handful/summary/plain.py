@@ -16,7 +16,7 @@ from handful.results import RunRecord
 
 def without_cell_axes(asked: Mapping[str, Any]) -> dict[str, Any]:
     """A cell as asked, but for what tells the cells of one row apart."""
-    return {name: value for name, value in asked.items() if name not in ("num_labels", "seed")}
+    return {name: value for name, value in asked.items() if name not in ("num_labels", "seed", "init_seed")}
 
 
 def reads_labels(cell: Mapping[str, Any]) -> bool:
@@ -27,6 +27,12 @@ def reads_labels(cell: Mapping[str, Any]) -> bool:
 def seed_of(cell: Mapping[str, Any]) -> int:
     """The seed as asked."""
     return int(cell["asked"].get("seed", 0))
+
+
+def init_seed_of(cell: Mapping[str, Any]) -> int | None:
+    """The seed of the start as its run resolved it; None where it is the cell's seed."""
+    value = cell["spec"].get("init_seed")
+    return None if value is None else int(value)
 
 
 def method_name(asked: Mapping[str, Any]) -> str:

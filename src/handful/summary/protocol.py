@@ -14,6 +14,7 @@ from handful.summary.outcomes import Outcome, Tested, make_run, same_texts, test
 from handful.summary.parts import Protocol, Provenance, Row, Unfinished
 from handful.summary.plain import (
     distinct,
+    init_seed_of,
     is_none,
     mapping,
     plain_text,
@@ -77,6 +78,7 @@ def protocol_of(
         models=_distinct_parts(specs, "model"),
         data=_distinct_parts(specs, "data"),
         training=_distinct_parts(specs, "training"),
+        init_seeds=tuple(sorted({init for cell in planned if (init := init_seed_of(cell)) is not None})),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from handful.identity import canonical_json
 from handful.results import RunRecord
 from handful.summary.comparison import accuracy_interval, components_of
-from handful.summary.outcomes import Outcome, make_run, tested_of
+from handful.summary.outcomes import Outcome, make_run, units_of
 from handful.summary.parts import Cell, CellStatus, Row
 from handful.summary.plain import (
     agreed,
@@ -21,6 +21,7 @@ from handful.summary.plain import (
     extent,
     facts_of,
     flat,
+    init_seed_of,
     is_none,
     mapping,
     mean,
@@ -97,10 +98,10 @@ def _make_cell(
 ) -> Cell:
     if not cells:
         return Cell(num_labels, "not planned", reads_labels=True)
-    seeds: dict[str, int | None] = {}
+    seeds: dict[str, tuple[int | None, int | None]] = {}
     for cell in sorted(cells, key=seed_of):
-        seeds.setdefault(cell["spec_id"], seed_of(cell) if reads_labels(cell) else None)
-    runs = tuple(make_run(name, seed, outcomes[name]) for name, seed in seeds.items())
+        seeds.setdefault(cell["spec_id"], (seed_of(cell) if reads_labels(cell) else None, init_seed_of(cell)))
+    runs = tuple(make_run(name, seed, outcomes[name], init_seed=init) for name, (seed, init) in seeds.items())
     finished = [run for run in runs if run.status == "finished"]
     if len(finished) == len(runs):
         status: CellStatus = "finished"
@@ -108,8 +109,8 @@ def _make_cell(
         status = "partial"
     else:
         status = "failed" if any(run.status == "failed" for run in runs) else "missing"
-    tests = [tested_of(run, outcomes) for run in finished]
-    interval, kind = accuracy_interval(tests)
+    units = units_of(finished, outcomes)
+    interval, kind = accuracy_interval(units)
     memory = [run.peak_memory_bytes for run in finished]
     return Cell(
         num_labels=num_labels,
@@ -126,7 +127,7 @@ def _make_cell(
         peak_memory_bytes=max((size for size in memory if size is not None), default=None),
         num_trainable=extent([run.num_trainable for run in finished]),
         adapter_bytes=extent([run.adapter_bytes for run in finished]),
-        components=components_of(tests),
+        components=components_of(finished, outcomes),
     )
 
 

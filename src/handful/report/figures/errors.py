@@ -146,6 +146,12 @@ def _draw_curve(panel: Axes, row: Row, look: Look, heights: Heights, shift: floa
         )
 
 
+def _of_seed(cell: Cell, seed: int | None) -> float | None:
+    """The accuracy with one sample of labels, a mean over starts where there are several."""
+    found = [run.accuracy for run in cell.runs if run.seed == seed and run.accuracy is not None]
+    return sum(found) / len(found) if found else None
+
+
 def _draw_seeds(
     panel: Axes, cells: Sequence[Cell], x: Sequence[float], look: Look, heights: Heights, faint: float
 ) -> None:
@@ -153,7 +159,7 @@ def _draw_seeds(
     if len(seeds) < 2:
         return
     for seed in seeds:
-        found = [next((run.accuracy for run in cell.runs if run.seed == seed), None) for cell in cells]
+        found = [_of_seed(cell, seed) for cell in cells]
         y = [heights(accuracy) for accuracy in found]
         marker = "_" if len(y) == 1 else ""
         panel.plot(x, y, color=look.colour, linewidth=0.9, alpha=0.75 * faint, marker=marker, markersize=7)

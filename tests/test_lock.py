@@ -83,6 +83,10 @@ def test_a_lock_gives_the_same_records_in_an_empty_folder(
     assert {**ours, "command": ""} == {**theirs, "command": ""}
     code, told = run("study", "study.lock.json", "--output", "again")
     assert code == 0 and "Nothing is left to run" in told
+    code, told = run("plan", "study.lock.json", "--output", "again")
+    assert code == 0 and "9 distinct runs, 9 finished already, 0 to run" in told
+    code, told = run("plan", "study.lock.json", "--show-prompts")
+    assert code == 0 and "Prompt 1 of " in told
 
 
 def test_what_is_another_is_refused_and_named(study: Path) -> None:

@@ -347,13 +347,13 @@ def plan_verb(
     with console.status("reading the study"):
         from handful.estimate import estimate
         from handful.results import StudyFolder
-        from handful.spec import read_study
-        from handful.study import plan_study
+        from handful.study import planned
 
-        study = read_study(file_or_preset, model)
-        folder = StudyFolder(_output_folder(output, study.name))
-        plan = plan_study(study, outline=True)
-        estimated = estimate(plan, folder, study.execution)
+        plan, execution, differs = planned(file_or_preset, model, outline=True)
+        folder = StudyFolder(_output_folder(output, plan.name))
+        estimated = estimate(plan, folder, execution)
+    for line in differs:
+        _say(console, line)
     _print_estimate(console, plan, folder, estimated)
 
 
@@ -364,10 +364,9 @@ CUT_CHARACTERS = 1000
 def _show_prompts(console: Console, file_or_preset: str, model: str | None) -> None:
     with console.status("reading the study"):
         from handful.showing import SEAM, escaped, two_prompts
-        from handful.spec import read_study
-        from handful.study import plan_study
+        from handful.study import planned
 
-        shown, different = two_prompts(plan_study(read_study(file_or_preset, model), outline=True))
+        shown, different = two_prompts(planned(file_or_preset, model, outline=True)[0])
     for number, one in enumerate(shown, start=1):
         rendered = one.rendered
         _say(

@@ -121,14 +121,17 @@ def plan_study(study: StudySpec, command: str = "", outline: bool = False) -> Pl
     return plan
 
 
-def planned(file_or_preset: str, model: str | None = None, command: str = "") -> tuple[Plan, ExecutionSpec, list[str]]:
+def planned(
+    file_or_preset: str, model: str | None = None, command: str = "", outline: bool = False
+) -> tuple[Plan, ExecutionSpec, list[str]]:
     """(plan, where it runs, what is to be said first) of a study file, a preset or a lock.
 
-    model: takes the place of every base. Raises SpecError with every problem.
+    model: takes the place of every base. outline: as in `plan_study`; a lock is held against what is here all the same.
+    Raises SpecError with every problem.
     """
     if not is_lock(file_or_preset):
         study = read_study(file_or_preset, model)
-        return plan_study(study, command), study.execution, []
+        return plan_study(study, command, outline), study.execution, []
     if model is not None:
         raise SpecError(f"--model cannot go with {file_or_preset}: a lock names its bases. Take the study file")
     locked = read_lock(Path(file_or_preset), versions())

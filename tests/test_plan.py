@@ -82,7 +82,8 @@ COUNTS = {
     "paper-table2": (3 * 4 * 3, 36, 3 * 3 * EACH, 36 * 2000),
     "paper-table3": (3 * 4 * 3 + 3 + 3, 42, 3 * 3 * EACH + 6 * 500, 42 * 2000),
     "paper-table4": (3, 3, 3 * REVIEWS, 3 * REVIEWS),
-    "llama3-few-labels": (6 + 108 + 12, 126, (9 + 1) * 3 * EACH, 126 * 2000),
+    # ten seeds at 50 labels, five at 150 and 500, three at 2,500
+    "llama3-few-labels": (6 + 9 * 23 + 23, 236, (9 + 1) * (10 * 50 + 5 * 650 + 3 * 2500), 236 * 2000),
     "small-few-labels": (10 + 90 + 9, 109, (10 + 1) * 3 * 700, 109 * 500),
     # without labels one run each: of three prompts, of two calibrations
     "imdb-small": (6 + 27 + 3 + 18 + 2, 56, 5 * 3 * 700 + 5 * 2500, 56 * 2000),
@@ -120,7 +121,7 @@ def test_how_far_grids_over_bases_collapse() -> None:
     collapsed = {name: len(read_study(name, "reviews-llama-5m").cells) for name in COUNTS}
     assert collapsed["paper-table1"] == 2
     assert collapsed["paper-table4"] == 1
-    assert collapsed["llama3-few-labels"] == 2 + 36 + 12
+    assert collapsed["llama3-few-labels"] == 2 + 3 * 23 + 23
     assert collapsed["small-few-labels"] == 2 + 18 + 9
     assert collapsed["paper-table3"] == COUNTS["paper-table3"][0]
 

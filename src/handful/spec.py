@@ -293,7 +293,7 @@ def _default_seeds(cell: Mapping[str, Any]) -> int:
     protocol = build_member("protocol", cell["protocol"], [])
     number = cell["num_labels"]
     is_number = isinstance(number, int) and not isinstance(number, bool)
-    return int(protocol.default_seeds(number)) if protocol is not None and is_number else 1
+    return int(protocol.default_seeds(number)) if protocol is not None and is_number and number > 0 else 1
 
 
 def _speaks(model: Any) -> bool:

@@ -33,7 +33,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "spec",
         "data | prompts | models | methods | protocols",
         "training",
-        "evaluation",
+        "evaluation | checkpoints",
         "engine",
         "results",
         "learning_curves",

@@ -7,10 +7,10 @@ do nothing. Knows nothing of terminals, files or methods.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 Listener = Callable[[str, int, int], None]
 """Called with (stage name, steps done, steps in all)."""
@@ -18,13 +18,17 @@ Listener = Callable[[str, int, int], None]
 
 @dataclass
 class Journal:
-    """What one run told: seconds per stage (summed over its visits), amounts per name, and notes."""
+    """What one run told: seconds per stage (summed over its visits), amounts per name, and notes.
+
+    earlier_seconds: wall time that an earlier process spent on it, beside this one's.
+    """
 
     seconds: dict[str, float] = field(default_factory=dict)
     amounts: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     listener: Listener | None = None
     current: str = ""
+    earlier_seconds: float = 0.0
 
 
 _journal: ContextVar[Journal | None] = ContextVar("handful_journal", default=None)
@@ -83,3 +87,27 @@ def note(line: str) -> None:
     journal = _journal.get()
     if journal is not None and line not in journal.notes:
         journal.notes.append(line)
+
+
+def told() -> Journal:
+    """A copy of what was told so far; nothing without a listener."""
+    journal = _journal.get() or Journal()
+    return replace(
+        journal, seconds=dict(journal.seconds), amounts=dict(journal.amounts), notes=list(journal.notes), listener=None
+    )
+
+
+def add_earlier(
+    seconds: Mapping[str, float], amounts: Mapping[str, float], notes: Sequence[str], total_seconds: float
+) -> None:
+    """What an earlier process told of the part that this one goes on from; total_seconds: its wall time."""
+    journal = _journal.get()
+    if journal is None:
+        return
+    for name, value in seconds.items():
+        journal.seconds[name] = journal.seconds.get(name, 0.0) + value
+    for name, value in amounts.items():
+        amount(name, value)
+    for line in notes:
+        note(line)
+    journal.earlier_seconds += total_seconds

@@ -7,6 +7,7 @@ A study folder holds
     records/SPEC_ID.json             one record per cell that ended, finished or failed
     records/SPEC_ID.parquet          its predictions; the record is written after them
     adapters/SPEC_ID/                what the cell learned, in the standard format of its kind
+    checkpoints/SPEC_ID.safetensors  how far the training of a long cell is; gone once its record is there
     overlap.json                     which test texts stand on the training side too, by id
     report.md, report.html           made from the above at any time
     lock                             held while a process works in the folder
@@ -23,8 +24,8 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -183,7 +184,7 @@ class StudyFolder:
         plain = record.as_dict()
         if predictions is not None:
             target = self.path / "records" / f"{record.spec_id}.parquet"
-            self._replace(target, lambda path: _write_predictions(path, predictions, record.label_names))
+            replace_file(target, lambda path: _write_predictions(path, predictions, record.label_names))
             plain["predictions_sha256"] = file_hash(target)
         self._write_json(self.path / "records" / f"{record.spec_id}.json", plain)
         return RunRecord.from_dict(plain)
@@ -233,14 +234,25 @@ class StudyFolder:
         for name in (f"{spec_id}.parquet", f"{spec_id}.json"):  # the record last
             source = other.path / "records" / name
             try:
-                self._replace(self.path / "records" / name, partial(shutil.copyfile, source))
+                replace_file(self.path / "records" / name, partial(shutil.copyfile, source))
             except OSError as error:
                 raise StudyError(f"{source} cannot be copied to {self.path}: {error.strerror}") from None
+        self.remove_checkpoint(spec_id)
         return True
 
     def adapter_folder(self, spec_id: str) -> Path:
         """Where a cell saves what it learned."""
         return self.path / "adapters" / spec_id
+
+    def checkpoint(self, spec_id: str) -> Path:
+        """Where a cell keeps how far its training is."""
+        return self.path / "checkpoints" / f"{spec_id}.safetensors"
+
+    def remove_checkpoint(self, spec_id: str) -> None:
+        """Removes it where there is one, and the folder of checkpoints with the last of them."""
+        with suppress(OSError):  # one that stays takes room and does no harm
+            self.checkpoint(spec_id).unlink(missing_ok=True)
+            self.checkpoint(spec_id).parent.rmdir()
 
     # -- one process at a time ----------------------------------------------------------------------
 
@@ -278,7 +290,7 @@ class StudyFolder:
 
     def _sweep(self) -> None:
         """Removes what a killed process left half written; only the holder of the lock may."""
-        for pattern in (".*.part", "records/.*.part"):
+        for pattern in (".*.part", "records/.*.part", "checkpoints/.*.part"):
             for left in self.path.glob(pattern):
                 left.unlink(missing_ok=True)
 
@@ -286,19 +298,7 @@ class StudyFolder:
 
     def _write_json(self, target: Path, plain: Mapping[str, Any]) -> None:
         text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        self._replace(target, lambda path: path.write_text(text, encoding="utf-8"))
-
-    @staticmethod
-    def _replace(target: Path, write: Any) -> None:
-        """Writes beside `target`, flushes to disk, then renames: a reader sees the old or the new."""
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
-            write(temporary)
-            with temporary.open("rb") as stream:
-                os.fsync(stream.fileno())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        replace_file(target, lambda path: path.write_text(text, encoding="utf-8"))
 
     @staticmethod
     def _read_json(path: Path) -> dict[str, Any] | None:
@@ -307,6 +307,21 @@ class StudyFolder:
         except (OSError, ValueError):
             return None
         return plain if isinstance(plain, dict) else None
+
+
+def replace_file(target: Path, write: Callable[[Path], object]) -> None:
+    """Has `write` write beside `target`, flushes to disk, then renames: a reader sees the old or the new.
+
+    Raises what `write` raises, and OSError; the old file stays then.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        write(temporary)
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _unknown_format(what: Path | str, given: Any) -> str:

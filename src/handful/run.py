@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from handful import checkpoints, progress
 from handful import models as bases
-from handful import progress
 from handful.data import load_dataset
 from handful.data.sampling import draw_split
 from handful.engine.base import Base
@@ -59,9 +59,10 @@ def run(
     attach = partial(spec.method.attach, base, encoded.task, seed=derive_seed(spec.start_seed, "init"))
     order = derive_seed(spec.start_seed, "shuffle")
     training, found = spec.protocol.settle(spec.training, encoded, attach, order)
+    selection = spec.protocol.selects_on(encoded)
     with attach() as tuned:
-        with progress.stage("train"):
-            curve = tuned.fit(encoded.train, spec.protocol.selects_on(encoded), training, seed=order)
+        with progress.stage("train"), checkpoints.counting(encoded.train, selection):
+            curve = tuned.fit(encoded.train, selection, training, seed=order)
         with progress.stage("test"):
             log_probabilities = tuned.predict(encoded.test)
         learned = {"num_trainable": tuned.num_trainable, "sees": _seen(spec), **_recipe(spec), **found, **tuned.facts}

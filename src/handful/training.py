@@ -11,13 +11,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
+from itertools import islice
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from handful import progress
+from handful import checkpoints, progress
 from handful.engine.base import Base
 from handful.engine.batching import Batch, Part, batches
 from handful.engine.budget import saves_memory, watching, within_memory
@@ -28,7 +29,7 @@ from handful.engine.stems import have_stems, in_parts, stem_scores
 from handful.errors import RunError, SpecError
 from handful.evaluation import accuracy, log_loss
 from handful.examples import EncodedExample
-from handful.identity import derive_seed, spec_id
+from handful.identity import derive_seed, spec_id, text_hash
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,10 @@ class _Masters:
             master.grad = None if tensor.grad is None else tensor.grad.float()
             tensor.grad = None
 
+    def all(self) -> list[Tensor]:
+        """In the order of the tensors."""
+        return list(self.of.values())
+
     @torch.no_grad()
     def give_back(self) -> None:
         """Rounds the masters into the tensors, and forgets their gradients."""
@@ -196,6 +201,78 @@ class _Best:
     update: int = 0
     tensors: list[Tensor] = field(default_factory=list)
     looks_since: int = 0
+
+
+class _Fit:
+    """All that a fit is between two updates, so that a checkpoint can hold it and another process go on with it.
+
+    update: how many are done. losses: since the last point.
+    """
+
+    def __init__(self, parameters: Sequence[ParameterGroup], weight_decay: float) -> None:
+        self.tensors = [tensor for group in parameters for tensor in group.tensors]
+        self.masters = _Masters(self.tensors)
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": [self.masters.of[tensor] for tensor in group.tensors], "lr": group.learning_rate}
+                for group in parameters
+            ],
+            weight_decay=weight_decay,
+        )
+        self.rates = [group.learning_rate for group in parameters]
+        self.update = 0
+        self.points: list[dict[str, float]] = []
+        self.losses: list[float] = []
+        self.first_loss: float | None = None
+        self.best = _Best()
+
+    def take_step(self, rate_factor: float) -> None:
+        """One step of the optimizer, each group's rate multiplied with `rate_factor`."""
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * rate_factor
+        self.optimizer.step()
+        self.masters.give_back()
+
+    def numbers(self) -> dict[str, Any]:
+        """What is no tensor, as plain data."""
+        best = self.best
+        return {
+            "update": self.update, "points": self.points, "losses": self.losses, "first_loss": self.first_loss,
+            "best": {"measure": best.measure, "update": best.update, "looks_since": best.looks_since},
+            "has_best": bool(best.tensors),
+            "moments": [sorted(self._moments(master)) for master in self.masters.all()],
+        }  # fmt: skip
+
+    def all_tensors(self) -> dict[str, Tensor]:
+        """By name: the masters, what the optimizer keeps of each, and the best tensors so far."""
+        masters = self.masters.all()
+        named = {f"trained.{index}": master for index, master in enumerate(masters)}
+        for index, master in enumerate(masters):
+            named |= {f"{name}.{index}": moment for name, moment in self._moments(master).items()}
+        return named | {f"best.{index}": tensor for index, tensor in enumerate(self.best.tensors)}
+
+    @torch.no_grad()
+    def take_up(self, kept: checkpoints.Kept) -> None:
+        """Becomes the fit that was kept, to the last bit. Raises RunError when it cannot be read."""
+        numbers = kept.numbers
+        for index, (master, names) in enumerate(zip(self.masters.all(), numbers["moments"], strict=True)):
+            master.copy_(kept.read(f"trained.{index}"))
+            for name in names:
+                moment = kept.read(f"{name}.{index}")
+                # Adam counts its steps on the CPU, wherever the tensor lies.
+                where = torch.empty_like(moment if name == "step" else master)
+                self.optimizer.state[master][name] = where.copy_(moment)
+        self.masters.give_back()
+        self.update, self.first_loss = numbers["update"], numbers["first_loss"]
+        self.points, self.losses = list(numbers["points"]), list(numbers["losses"])
+        self.best = _Best(**numbers["best"])
+        if numbers["has_best"]:
+            self.best.tensors = [
+                torch.empty_like(tensor).copy_(kept.read(f"best.{index}")) for index, tensor in enumerate(self.tensors)
+            ]
+
+    def _moments(self, master: Tensor) -> dict[str, Tensor]:
+        return dict(self.optimizer.state[master]) if master in self.optimizer.state else {}
 
 
 def fit_graft(
@@ -245,59 +322,60 @@ def optimise(
     """
     if not num_train:
         raise RunError("there are no labelled texts to train on: num_labels must be above 0 for this method")
-    tensors = [tensor for group in parameters for tensor in group.tensors]
-    masters = _Masters(tensors)
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [masters.of[tensor] for tensor in group.tensors], "lr": group.learning_rate}
-            for group in parameters
-        ],
-        weight_decay=training.weight_decay,
-    )
     settled = Settled.of(training)
     total = training.num_updates(num_train)
     last = max(1, math.ceil(settled.stop * total - 1e-9))
     looks = None if settled.evaluations is None else set(marks(total, settled.evaluations))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, total, training))
-    points: list[dict[str, float]] = []
-    best = _Best()
-    losses: list[float] = []
-    first_loss: float | None = None
+    fit = _Fit(parameters, training.weight_decay)
+    keeper = checkpoints.keeper(_made_with(fit, settled, seed))
+    kept = None if keeper is None else keeper.last()
+    if kept is not None:
+        fit.take_up(kept)
+        progress.note(f"went on from update {fit.update:,} of {last:,}")
+    best = fit.best
+    steps = enumerate(_steps(num_train, training.batch_size, total, seed), start=1)
     with torch.random.fork_rng(devices=[]):
-        for update, members in enumerate(_steps(num_train, training.batch_size, total, seed), start=1):
+        for update, members in islice(steps, fit.update, None):
             loss = step(members, derive_seed(seed, "dropout", update))
-            first_loss = loss if first_loss is None else first_loss
-            if not math.isfinite(loss) or loss > 5 * first_loss + 20:
+            fit.first_loss = loss if fit.first_loss is None else fit.first_loss
+            if not math.isfinite(loss) or loss > 5 * fit.first_loss + 20:
                 raise RunError(
-                    f"training diverged: the loss was {loss:.4g} at update {update} of {total}, {first_loss:.4g} at "
-                    f"first. Lower the learning rate (now {parameters[0].learning_rate:g}) or add warm-up"
+                    f"training diverged: the loss was {loss:.4g} at update {update} of {total}, {fit.first_loss:.4g} "
+                    f"at first. Lower the learning rate (now {parameters[0].learning_rate:g}) or add warm-up"
                 )
-            masters.take_gradients()
-            norm = torch.nn.utils.clip_grad_norm_(masters.of.values(), training.max_grad_norm)
+            fit.masters.take_gradients()
+            norm = torch.nn.utils.clip_grad_norm_(fit.masters.all(), training.max_grad_norm)
             if not torch.isfinite(norm):
                 raise RunError(f"training diverged: the gradient is not a number at update {update} of {total}")
-            optimizer.step()
-            masters.give_back()
-            schedule.step()
-            losses.append(loss)
+            fit.take_step(rate_factor(update - 1, total, training))
+            fit.update = update
+            fit.losses.append(loss)
             progress.advance(update, last)
             seen = update * training.batch_size
             ends_epoch = seen // num_train > (seen - training.batch_size) // num_train
             if update == last or (ends_epoch if looks is None else update in looks):
-                point = {"update": update, "epoch": seen / num_train, "train_loss": float(np.mean(losses))}
-                losses = []
+                point = {"update": update, "epoch": seen / num_train, "train_loss": float(np.mean(fit.losses))}
+                fit.losses = []
                 if selection_labels:
-                    point |= _select(selection_scores, np.array(selection_labels), update, best, tensors, settled)
+                    point |= _select(selection_scores, np.array(selection_labels), update, best, fit.tensors, settled)
                 point |= _watch(scores_of, settled)
-                points.append(point)
+                fit.points.append(point)
             if update == last or (settled.patience is not None and best.looks_since >= settled.patience):
                 break
+            if keeper is not None and keeper.is_due():
+                keeper.keep(fit.numbers(), fit.all_tensors())
     if best.tensors:
         with torch.no_grad():
-            for tensor, kept in zip(tensors, best.tensors, strict=True):
-                tensor.copy_(kept)
-        return Curve(tuple(points), best.update, settled.rule or "selection log-loss")
-    return Curve(tuple(points), last, settled.rule or "last update")
+            for tensor, chosen in zip(fit.tensors, best.tensors, strict=True):
+                tensor.copy_(chosen)
+        return Curve(tuple(fit.points), best.update, settled.rule or "selection log-loss")
+    return Curve(tuple(fit.points), last, settled.rule or "last update")
+
+
+def _made_with(fit: _Fit, settled: Settled, seed: int) -> dict[str, Any]:
+    """What a checkpoint of this fit hangs on, beside the texts and the machine."""
+    shapes = [f"{tensor.dtype} {list(tensor.shape)}" for tensor in fit.tensors]
+    return {"training": repr(settled), "seed": seed, "tensors": text_hash("\n".join(shapes))}
 
 
 def rate_factor(step: int, total: int, training: TrainingSpec) -> float:

@@ -18,10 +18,10 @@ from typing import ClassVar
 
 import torch
 
-from handful import models
+from handful import checkpoints, models
 from handful.engine.memory import is_out_of_memory
 from handful.errors import HandfulError, StudyError
-from handful.executors.environment import PeakMemory, device_name, environment
+from handful.executors.environment import PeakMemory, device_name, environment, versions
 from handful.executors.executor import CellEnded, CellProgress, CellStarted, OnEvent
 from handful.progress import Journal, recording
 from handful.results import Predictions, RunRecord, StudyFolder
@@ -81,21 +81,30 @@ def _run_cell(spec: RunSpec, folder: StudyFolder, settings: RunSettings, on_even
         return RunRecord(spec.spec_id, spec.as_dict(), "failed", reason(error, settings), execution=trace)
 
     predictions: Predictions | None = None
-    with recording(lambda stage, done, total: on_event(CellProgress(stage, done, total))) as journal:
+    goes_on = False  # from its checkpoint, when it is run again
+    made_with = {
+        "spec_id": spec.spec_id, "device": settings.device, "device_name": device_name(settings.device),
+        "threads": settings.threads, "token_budget": settings.token_budget, "versions": versions(),
+    }  # fmt: skip
+    with (
+        recording(lambda stage, done, total: on_event(CellProgress(stage, done, total))) as journal,
+        checkpoints.place(folder.checkpoint(spec.spec_id), made_with),
+    ):
         try:
             record, predictions = run_line(spec, settings, adapter if settings.save != "none" else None)
         except Exception as error:
             record = failed(error)
             if not isinstance(error, HandfulError):
                 models.forget()
+                goes_on = True
         except BaseException:
-            # Ctrl-C: what a half-trained cell saved is of no use, it is run again as a whole.
+            # Ctrl-C: what a half-trained cell saved is of no use, it is run again from its checkpoint at most.
             _remove(adapter)
             raise
     told = {
         "started_at": started_at,
         "finished_at": _now(),
-        "seconds": {**journal.seconds, "total": time.perf_counter() - start},
+        "seconds": {**journal.seconds, "total": journal.earlier_seconds + time.perf_counter() - start},
         "amounts": dict(journal.amounts),
         **rates(journal, record, 0 if predictions is None else len(predictions.ids)),
         "peak_memory_bytes": memory.bytes(),
@@ -107,7 +116,7 @@ def _run_cell(spec: RunSpec, folder: StudyFolder, settings: RunSettings, on_even
         "notes": list(journal.notes),
     }
     try:
-        return folder.write_record(replace(record, execution={**told, **record.execution}), predictions)
+        written = folder.write_record(replace(record, execution={**told, **record.execution}), predictions)
     except OSError as error:
         raise StudyError(
             f"the record of {cell_label(spec)} cannot be written to {folder.path} "
@@ -116,7 +125,10 @@ def _run_cell(spec: RunSpec, folder: StudyFolder, settings: RunSettings, on_even
     except Exception as error:
         # A number that is none, or something that is no plain data, came out of the run: no record holds it.
         record = failed(error)
-        return folder.write_record(replace(record, execution={**told, **record.execution}), None)
+        written = folder.write_record(replace(record, execution={**told, **record.execution}), None)
+    if not goes_on:
+        folder.remove_checkpoint(spec.spec_id)
+    return written
 
 
 def reason(error: Exception, settings: RunSettings) -> str:

@@ -134,7 +134,7 @@ class Keeper:
             earlier = told["progress"]
             progress.add_earlier(earlier["seconds"], earlier["amounts"], earlier["notes"], earlier["total_seconds"])
             self._earlier_seconds = float(earlier["total_seconds"])
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
             _say_refused("is damaged or only half written")

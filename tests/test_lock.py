@@ -91,12 +91,17 @@ def test_a_lock_gives_the_same_records_in_an_empty_folder(
 
 def test_what_is_another_is_refused_and_named(study: Path) -> None:
     lock = str(Path("out") / "study.lock.json")
-    (study / "texts.csv").write_text((study / "texts.csv").read_text("utf-8").replace("fine", "good"), "utf-8")
+    texts = (study / "texts.csv").read_text("utf-8")
+    (study / "texts.csv").write_text(texts.replace("fine", "good"), "utf-8")
     code, told = run("study", lock, "--output", "again")
     assert code == 2 and "table_file: revision" in told and "Traceback" not in told
     (study / "texts.csv").unlink()
     code, told = run("study", lock, "--output", "again")
     assert code == 2 and "texts.csv" in told
+    (study / "texts.csv").write_text(texts, "utf-8")
+    shutil.move("toy", "another")
+    code, told = run("study", lock, "--output", "again")
+    assert code == 2 and "the base's folder 'toy' is neither in the current folder nor beside the lock" in told
     assert not (study / "again").exists()
 
 

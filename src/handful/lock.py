@@ -16,7 +16,7 @@ from typing import Any
 
 from handful import data as data_family
 from handful import prompts as prompt_family
-from handful.errors import HandfulError, SpecError
+from handful.errors import HandfulError, ModelError, SpecError
 from handful.identity import canonical_json
 from handful.results import LOCK_FILE
 from handful.spec import FAMILIES, ExecutionSpec, RunSpec, build, build_member
@@ -158,7 +158,16 @@ def _run_of(cell: Mapping[str, Any], places: Mapping[str, Any], beside: Path, de
     protocol = build_member("protocol", plain["protocol"], problems) if "protocol" in plain else None
     if problems:
         raise SpecError(problems)
-    source, model = data_family.resolve(source), model.resolve(device)
+    source = data_family.resolve(source)
+    try:
+        model = model.resolve(device)
+    except ModelError:
+        folder = places.get(_key("model", plain["model"]), {}).get("checkpoint")
+        if folder is None:
+            raise
+        raise ModelError(
+            f"the base's folder {folder!r} is neither in the current folder nor beside the lock: put it there"
+        ) from None
     dataset = data_family.load_dataset(source)
     prompt = prompt_family.resolve(prompt, dataset.label_names, dataset.field_names, model.context_length())
     spec = RunSpec(source, model, prompt, method, training, int(plain["num_labels"]), int(plain["seed"]))

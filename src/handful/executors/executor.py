@@ -44,7 +44,14 @@ class CellEnded:
     seconds: float
 
 
-Event = CellStarted | CellProgress | CellEnded
+@dataclass(frozen=True)
+class BasePlaced:
+    """A base was loaded. words: its name, where its weights lie, and why."""
+
+    words: str
+
+
+Event = BasePlaced | CellStarted | CellProgress | CellEnded
 OnEvent = Callable[[Event], None]
 
 

@@ -70,6 +70,16 @@ def test_points_that_are_no_points_are_left_out(study: Study) -> None:
 # -- second axes ---------------------------------------------------------------------------------------
 
 
+def test_pivots_under_several_prompts_say_which(study: Study) -> None:
+    for prompt in PROMPTS:
+        for dropout in (0.0, 0.1):
+            study.finish({"name": "lora", "dropout": dropout}, 100, 0, draws(0.8), prompt=prompt)
+    assert [(pivot.knobs, pivot.context) for pivot in study.summary.pivots] == [
+        (("dropout",), "prompt=cloze"), (("dropout",), 'prompt=cloze ending="In a word"'),
+        (("dropout",), "prompt=alpaca"),
+    ]
+
+
 def pivots(study: Study) -> dict[tuple[str, ...], Pivot]:
     return {pivot.knobs: pivot for pivot in study.summary.pivots}
 

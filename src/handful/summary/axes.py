@@ -81,7 +81,22 @@ def pivots_of(rows: Sequence[Row], columns: Sequence[int], outcomes: Mapping[str
         if not found and len(family) > 1 and knobs:
             found.append(_pivot(family, tuple(knobs), []))
         made += [_compared(pivot, columns, outcomes) for pivot in found]
-    return tuple(made)
+    return tuple(_told_apart(made))
+
+
+def _told_apart(pivots: Sequence[Pivot]) -> list[Pivot]:
+    """Those that are named alike, since only prompt or base tells them apart, with that in their context."""
+    told = list(pivots)
+    for name in dict.fromkeys((pivot.method, pivot.knobs, pivot.context) for pivot in pivots):
+        alike = [place for place, one in enumerate(pivots) if (one.method, one.knobs, one.context) == name]
+        if len(alike) > 1:
+            # Labels of rows that ask for no knob say what else differs.
+            first = [pivots[place].rows[0] for place in alike]
+            bare = [replace(row, asked={**row.asked, "method": {"name": row.method}}) for row in first]
+            for place, label in zip(alike, row_labels(bare), strict=True):
+                words = [pivots[place].context, label.removeprefix(pivots[place].method).strip()]
+                told[place] = replace(pivots[place], context=" ".join(word for word in words if word))
+    return told
 
 
 def spreads_of(rows: Sequence[Row], columns: Sequence[int]) -> tuple[Spread, ...]:

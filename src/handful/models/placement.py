@@ -6,8 +6,9 @@ nothing of methods. Training that shares one step between several devices is not
 
 from __future__ import annotations
 
-import math
+import json
 import shutil
+import struct
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from handful.engine.memory import available_bytes
 from handful.errors import ModelError
@@ -70,19 +70,20 @@ def free_bytes(device: str) -> dict[str, int]:
 def weight_bytes(folder: Path, bytes_per_number: int, is_quantised: bool = False) -> int:
     """What a folder's weights take once they are loaded, from the headers of its files; no weight is read.
 
-    is_quantised: the matrices inside of layers in NF4, everything else with bytes_per_number. A file that is none
-    counts as nothing: whoever loads it says what is wrong.
+    is_quantised: the matrices inside of layers in NF4, everything else with bytes_per_number.
     """
     total = 0.0
     for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, "pt") as weights:
-                shapes = {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError):
-            continue
-        for name, shape in shapes.items():
-            is_small = is_quantised and ".layers." in name and len(shape) == 2
-            total += math.prod(shape) * (FOUR_BITS if is_small else bytes_per_number)
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header: dict[str, Any] = json.loads(stream.read(length))
+        for name, told in header.items():
+            if name != "__metadata__":
+                numbers = 1
+                for size in told["shape"]:
+                    numbers *= size
+                is_small = is_quantised and ".layers." in name and len(told["shape"]) == 2
+                total += numbers * (FOUR_BITS if is_small else bytes_per_number)
     return round(total)
 
 

@@ -245,7 +245,7 @@ class Pace:
 @contextmanager
 def _shown(console: Console, seconds: Mapping[str, float]) -> Iterator[Callable[[Event], None]]:
     """A listener that shows a study: two bars on a terminal, one line a cell elsewhere."""
-    from handful.executors import BasePlaced, CellEnded, CellStarted
+    from handful.executors import CellEnded, CellStarted
 
     pace = Pace(seconds)
     bars = _Bars(console, pace) if console.is_terminal else None
@@ -253,8 +253,6 @@ def _shown(console: Console, seconds: Mapping[str, float]) -> Iterator[Callable[
 
     def show(event: Event) -> None:
         nonlocal label, spec_id
-        if isinstance(event, BasePlaced):
-            console.print(Text(event.words), soft_wrap=True)
         if isinstance(event, CellStarted):
             label, spec_id = event.label, event.spec.spec_id
         if isinstance(event, CellEnded):

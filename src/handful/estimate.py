@@ -532,15 +532,8 @@ def _with_base(
 def _memory_bytes(spec: RunSpec, shape: Shape, settings: RunSettings, passes: float, tokens: float) -> int:
     on_gpu = _is_outline(spec.model)
     number = 2 if on_gpu else _number_bytes(spec.model)
-    weights = _weight_bytes(spec.model, shape, number)
-    total = weights + (PROCESS_BYTES if settings.device == "cpu" and not on_gpu else 0.0)
+    total = float(shape.parameters * number) + (PROCESS_BYTES if settings.device == "cpu" and not on_gpu else 0.0)
     return round(total + _working_bytes(shape, passes, tokens, number))
-
-
-def _weight_bytes(model: Model, shape: Shape, number: int) -> float:
-    if getattr(model, "quantization", "none") == "none":
-        return float(shape.parameters * number)
-    return shape.layer_parameters * FOUR_BITS + (shape.parameters - shape.layer_parameters) * number
 
 
 def _working_bytes(shape: Shape, passes: float, tokens: float, number: int) -> float:

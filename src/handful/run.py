@@ -24,7 +24,6 @@ from handful.evaluation import metrics
 from handful.examples import Encoded
 from handful.identity import derive_seed, text_hash
 from handful.methods.method import Tuned
-from handful.models.placement import Asked
 from handful.prompts.encoding import encode
 from handful.results import Predictions, RunRecord
 from handful.spec import RunSpec
@@ -42,7 +41,6 @@ class RunSettings:
     threads: int = 1
     token_budget: int = 4096
     save: str = "adapters"
-    placement: Asked = "auto"
 
 
 def run(
@@ -52,7 +50,7 @@ def run(
 
     Raises HandfulError, or whatever a library raises.
     """
-    base = bases.resident(spec.model, settings.device, settings.placement)
+    base = bases.resident(spec.model, settings.device)
     _set_budget(base, settings.token_budget)
     dataset = load_dataset(spec.data)
     split = draw_split(dataset, spec.num_labels, derive_seed(spec.seed, "sample"), spec.protocol.selection_size)
@@ -138,7 +136,6 @@ def _record(
         engine={"path": "none" if base.model is None else "fast" if base.path.fast else "plain"},
         execution={
             "path": str(base.path), "base_load_seconds": base.load_seconds, "token_budget": base.token_budget,
-            "placement": base.placement,
         },
         facts={**base.facts, **split_facts, **encoded.facts},
     )

@@ -107,7 +107,6 @@ class ExecutionSpec:
     threads: int | None = None
     token_budget: int | None = None
     save: Literal["adapters", "all", "none"] = "adapters"
-    placement: Literal["auto", "single", "spread"] = "auto"
 
     def __post_init__(self) -> None:
         if self.token_budget is not None and (self.token_budget < 64 or self.token_budget.bit_count() != 1):
@@ -368,10 +367,7 @@ def resolve_cell(asked: Mapping[str, Any], device: str = "auto", outline: bool =
     texts = len(dataset.train) + len(dataset.unlabelled) if dataset.test else spec.num_labels
     answers = bool(prompt.answers)
     method.check(
-        Given(
-            spec.num_labels, texts, base.context_length(), prompt.max_tokens, base.speaks, answers,
-            is_quantised=getattr(base, "quantization", "none") != "none",
-        )
+        Given(spec.num_labels, texts, base.context_length(), prompt.max_tokens, base.speaks, answers)
     )
     return spec
 
@@ -398,9 +394,7 @@ def member_dict(member: Any) -> dict[str, Any]:
     plain: dict[str, Any] = {"name": member.name} if hasattr(type(member), "name") else {}
     for knob in dataclasses.fields(member):
         value = getattr(member, knob.name)
-        # A knob that came later leaves specs of before as they are.
-        is_default = "unless" in knob.metadata and value == knob.metadata["unless"]
-        if value is not None and not is_default and not knob.metadata.get("where"):
+        if value is not None and not knob.metadata.get("where"):
             plain[knob.name] = _plain(value)
     return plain
 

@@ -23,7 +23,7 @@ from handful.data.overlap import overlap_of
 from handful.engine.budget import LARGEST_BUDGET, fitting_budget
 from handful.errors import DataError, HandfulError, ModelError, SpecError
 from handful.examples import Dataset, Example, Split
-from handful.executors import EXECUTORS, BasePlaced, Event, OnEvent
+from handful.executors import EXECUTORS, Event, OnEvent
 from handful.executors.environment import available_cores, versions
 from handful.identity import canonical_json, derive_seed
 from handful.lock import is_lock, lock_of, read_lock
@@ -251,7 +251,7 @@ def default_settings(
     budget = execution.token_budget or min(_stored_integer(stored, "token_budget") or fitting, fitting)
     cores = _threads()
     threads = execution.threads or min(_stored_integer(stored, "threads") or cores, cores)
-    return RunSettings(device, threads, budget, execution.save, execution.placement)
+    return RunSettings(device=device, threads=threads, token_budget=budget, save=execution.save)
 
 
 def run_study(study: StudySpec, output: Path, command: str = "", on_event: OnEvent | None = None) -> Outcome:
@@ -287,8 +287,7 @@ def run_plan(
     to_run = [
         spec for spec in pending_runs(plan, folder) if not any(_is_finished(other, spec.spec_id) for other in others)
     ]
-    tell = on_event or _ignore
-    fitting = _load_bases(to_run, default_settings(execution, folder.execution()), tell)
+    fitting = _load_bases(to_run, default_settings(execution, folder.execution()).device)
     folder.create()
     with folder.locked():
         stored = folder.execution()
@@ -302,7 +301,7 @@ def run_plan(
         folder.write_execution(_kept_settings(settings, stored, finished))
         folder.write_plan(plan.as_dict())
         folder.write_lock(lock_of(plan.as_dict(), plan.distinct, dataclasses.asdict(settings), versions()))
-        EXECUTORS[EXECUTOR]().run(pending, folder, settings, tell)
+        EXECUTORS[EXECUTOR]().run(pending, folder, settings, on_event or _ignore)
         _count_overlap(plan, folder)
     return outcome(plan, folder)
 
@@ -327,18 +326,15 @@ def _count_overlap(plan: Plan, folder: StudyFolder) -> None:
         folder.write_overlap({"data": [parts[key] for key in sources]})
 
 
-def _load_bases(pending: Sequence[RunSpec], settings: RunSettings, tell: OnEvent) -> int | None:
-    """Loads every base that is needed once, so that one which can't be loaded ends the study before it writes; tells
-    where each lies.
+def _load_bases(pending: Sequence[RunSpec], device: str) -> int | None:
+    """Loads every base that is needed once, so that one which can't be loaded ends the study before it writes.
 
     The first one is loaded last: it stays for the first runs. Gives the token budget that fits all of them, None
     where none is a language model. Raises ModelError.
     """
     budgets = []
     for model in reversed(list(dict.fromkeys(spec.model for spec in pending))):
-        base = models.resident(model, settings.device, settings.placement)
-        if base.placement:
-            tell(BasePlaced(f"{base.facts['checkpoint']}: {base.placement}"))
+        base = models.resident(model, device)
         if model.speaks:  # an encoder takes what fits it of that
             budgets.append(fitting_budget(base))
     return min(budgets, default=None)

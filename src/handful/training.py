@@ -288,13 +288,8 @@ def fit_graft(
 
     selection, where there is one, chooses the epoch by log-loss; else the last update stays. offset:
     [labels], added to the labels' scores (zeros for none). Raises RunError when the loss is not a number or
-    explodes, and for a base whose weights lie on disk.
+    explodes.
     """
-    if base.is_offloaded:
-        raise RunError(
-            "the base does not fit into memory, and training through weights on disk is not there: take "
-            'model.quantization = "nf4" (numbers change), a larger machine or a smaller base'
-        )
     bias = torch.tensor(offset, dtype=torch.float32, device=base.device)
     return optimise(
         graft.parameters,

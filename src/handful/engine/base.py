@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,24 +28,6 @@ class PathCheck:
         return self.why
 
 
-@contextmanager
-def at_hand(module: nn.Module) -> Iterator[None]:
-    """Inside, all weights of a module are where it runs, though they lie on disk or in another memory.
-
-    By accelerate's own hooks; a module without any is as it is.
-    """
-    hooked: list[tuple[nn.Module, Any]] = [
-        (part, part._hf_hook) for part in module.modules() if hasattr(part, "_hf_hook")
-    ]
-    for part, hook in hooked:
-        hook.pre_forward(part)
-    try:
-        yield
-    finally:
-        for part, hook in hooked:
-            hook.post_forward(part, None)
-
-
 @dataclass
 class Base:
     """A frozen base: the model, its tokenizer and where it lies. The base `none` has neither.
@@ -56,8 +37,7 @@ class Base:
     as measured; recomputes: tokens of the shortest text
     that did not fit alone (all three: engine/budget.py). bare_scores: label scores
     of the base alone, by content of the prompts; prompt_rows: its hidden rows at their ends, alike; stems: keys and
-    values of what no adapter touches (engine/stems.py). placement: where its weights lie and why, in words; spread:
-    None on a single device, else whatever keeps the places of its layers.
+    values of what no adapter touches (engine/stems.py).
     """
 
     model: Any
@@ -74,19 +54,6 @@ class Base:
     prompt_rows: dict[str, Any] = field(default_factory=dict)
     stems: Any = None
     load_seconds: float = 0.0
-    placement: str = ""
-    spread: Any = None
-
-    @property
-    def runs_on_several(self) -> bool:
-        """Whether its layers run on more than one device; those that lie in memory or on disk run on the first."""
-        places = getattr(self.network, "hf_device_map", {}).values() if self.spread is not None else ()
-        return len({place for place in places if place not in ("cpu", "disk")}) > 1
-
-    @property
-    def is_offloaded(self) -> bool:
-        """Whether some weights lie on disk, and come to memory only while their layer runs."""
-        return self.spread is not None and any(weight.device.type == "meta" for weight in self.network.parameters())
 
     @property
     def network(self) -> Any:

@@ -39,9 +39,6 @@ def check_path(base: Base, dtype: torch.dtype) -> PathCheck:
     kind = base.facts["architecture"]
     if kind not in KNOWN:
         return PathCheck(False, f"plain path, because the packed way is not proven for {kind!r} models")
-    if base.runs_on_several:
-        # There the layers' own hooks carry hidden rows from device to device; the packed way's plans lie on one.
-        return PathCheck(False, "plain path, because the layers run on several devices")
     try:
         check_anatomy(base.network.config.get_text_config(), list(base.layers))
     except (Unsupported, AttributeError) as error:

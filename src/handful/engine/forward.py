@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 
 from handful.engine import attention
-from handful.engine.base import Base, at_hand
+from handful.engine.base import Base
 from handful.engine.batching import Batch
 from handful.engine.graft import Graft
 from handful.engine.layers import Call, Kept, Unsupported, run_layer
@@ -160,11 +160,6 @@ def _through_layers(base: Base, call: Call, positions: Tensor | None, inputs: di
 def head_logits(base: Base, hidden: Tensor) -> Tensor:
     """[rows, width] -> [rows, vocabulary] float32, the product in float32 whatever the weights are."""
     head: Any = base.head
-    with at_hand(head):
-        return _head_logits(base, head, hidden)
-
-
-def _head_logits(base: Base, head: Any, hidden: Tensor) -> Tensor:
     if type(head) is not nn.Linear or hidden.dtype != head.weight.dtype:
         # An adapter on the head, or a head of another dtype than the layers: its own business.
         logits = head(hidden.to(getattr(head, "weight", hidden).dtype)).float()
@@ -253,14 +248,11 @@ def _our_layers(base: Base, call: Call) -> Iterator[None]:
     def runner(layer: Any, number: int) -> Any:
         def forward(hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], **_: Any) -> Tensor:
             cos, sin = position_embeddings
-            with at_hand(layer):
-                return run_layer(layer, number, config, hidden_states[0], cos, sin, call).unsqueeze(0)
+            return run_layer(layer, number, config, hidden_states[0], cos, sin, call).unsqueeze(0)
 
         return forward
 
     layers = list(base.layers)
-    # Where weights are brought to their layer, the layer has a forward of its own already.
-    own = [layer.__dict__.get("forward") for layer in layers]
     config._attn_implementation = NO_MASK
     try:
         for number, layer in enumerate(layers):
@@ -268,10 +260,8 @@ def _our_layers(base: Base, call: Call) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation = before
-        for layer, forward in zip(layers, own, strict=True):
+        for layer in layers:
             layer.__dict__.pop("forward", None)
-            if forward is not None:
-                layer.forward = forward
 
 
 @contextmanager
@@ -285,10 +275,7 @@ def _edited(base: Base, graft: Graft, edits: tuple[Tensor, Tensor] | None) -> It
             flat = hidden.flatten(0, 1)
             for rows, is_last_rows in zip(edits or (), (False, True), strict=False):
                 if len(rows) and graft.edit is not None:
-                    # A layer of a spread base may run on another device than the graft lies on.
-                    here = rows.to(flat.device)
-                    edited = graft.edit(number, flat[here].to(base.device), is_last_rows)
-                    flat = flat.index_copy(0, here, edited.to(flat.device, flat.dtype))
+                    flat = flat.index_copy(0, rows, graft.edit(number, flat[rows], is_last_rows).to(flat.dtype))
             hidden = flat.view_as(hidden)
             return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 

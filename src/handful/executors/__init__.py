@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from handful.executors.executor import BasePlaced, CellEnded, CellProgress, CellStarted, Event, Executor, OnEvent
+from handful.executors.executor import CellEnded, CellProgress, CellStarted, Event, Executor, OnEvent
 from handful.executors.local import LocalExecutor
 
 EXECUTORS: Mapping[str, type[Executor]] = {"local": LocalExecutor}
 
 __all__ = [
     "EXECUTORS",
-    "BasePlaced",
     "CellEnded",
     "CellProgress",
     "CellStarted",

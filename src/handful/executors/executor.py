@@ -44,14 +44,7 @@ class CellEnded:
     seconds: float
 
 
-@dataclass(frozen=True)
-class BasePlaced:
-    """A base was loaded. words: its name, where its weights lie, and why."""
-
-    words: str
-
-
-Event = BasePlaced | CellStarted | CellProgress | CellEnded
+Event = CellStarted | CellProgress | CellEnded
 OnEvent = Callable[[Event], None]
 
 

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from handful.engine.base import Base
 from handful.engine.graft import Graft, ParameterGroup
-from handful.errors import RunError, SpecError
+from handful.errors import SpecError
 from handful.examples import Task
 from handful.methods.grafted import Grafted, GraftTuned, Start, check_start, start_prior
-from handful.methods.method import Given
 from handful.training import Recipe
 
 RECIPE = Recipe(learning_rate=2e-5, loss="labels", epochs=((200, 5), (1000, 4), (float("inf"), 2)))
@@ -42,15 +41,6 @@ class Full(Grafted):
         return {**cell, "method": {"name": self.name, "start": self.start,
                                    "learning_rate": training.pop("learning_rate")}, "training": training}  # fmt: skip
 
-    def check(self, given: Given) -> None:
-        """Raises SpecError without labels, base or answers, and for weights in 4 bits."""
-        super().check(given)
-        if given.is_quantised:
-            raise SpecError(
-                f'{self.name} trains the weights themselves, which model.quantization = "nf4" keeps in 4 bits: leave '
-                "quantization out, or take a method with an adapter"
-            )
-
     def passes(self) -> float:
         """Forward passes' worth of work per training token: forward, activations, weights."""
         return 3.0
@@ -60,11 +50,6 @@ class Full(Grafted):
 
         def make() -> Graft:
             network = base.network
-            if base.spread is not None:
-                raise RunError(
-                    "training all weights of a base that is spread over several places is not there yet: take a device "
-                    "that holds it, or a method with an adapter"
-                )
             kept: dict[str, Tensor] = {name: p.detach().clone() for name, p in network.named_parameters()}
 
             def undo() -> None:

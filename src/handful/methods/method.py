@@ -54,7 +54,6 @@ class Tuned(Protocol):
 class Given:
     """What a cell gives a method. num_unlabelled: training-side texts. context_length, max_tokens: in tokens, None
     without a bound. has_base, has_answers: whether the model is a language model and the prompt asks for an answer.
-    is_quantised: its weights are in fewer bits than can be trained.
     """
 
     num_labels: int
@@ -63,7 +62,6 @@ class Given:
     max_tokens: int | None
     has_base: bool
     has_answers: bool
-    is_quantised: bool = False
 
 
 LANGUAGE_MODEL, ENCODER, UNLABELLED = "a pretrained language model", "a pretrained encoder", "unlabelled texts"

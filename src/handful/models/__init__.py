@@ -13,7 +13,6 @@ from handful.engine.base import Base
 from handful.models.causal_lm import CausalLM
 from handful.models.model import Model
 from handful.models.none import NoModel
-from handful.models.placement import Asked
 from handful.models.text_encoder import TextEncoder
 
 MODELS: dict[str, type[CausalLM] | type[TextEncoder] | type[NoModel]] = {
@@ -22,7 +21,7 @@ MODELS: dict[str, type[CausalLM] | type[TextEncoder] | type[NoModel]] = {
     "none": NoModel,
 }
 
-_resident: dict[tuple[Model, str, Asked], Base] = {}
+_resident: dict[tuple[Model, str], Base] = {}
 
 
 def forget() -> None:
@@ -31,9 +30,9 @@ def forget() -> None:
     gc.collect()
 
 
-def resident(model: Model, device: str, placement: Asked = "auto") -> Base:
+def resident(model: Model, device: str) -> Base:
     """The loaded base; loads it, and lets another one go, only when it is not the one at hand."""
-    key = (model, device, placement)
+    key = (model, device)
     if key not in _resident:
         if not isinstance(model, NoModel):
             for other in [held for held in _resident if not isinstance(held[0], NoModel)]:
@@ -41,6 +40,6 @@ def resident(model: Model, device: str, placement: Asked = "auto") -> Base:
             gc.collect()
         start = time.perf_counter()
         with progress.stage("load"):
-            _resident[key] = model.load(device, placement)
+            _resident[key] = model.load(device)
         _resident[key].load_seconds = time.perf_counter() - start
     return _resident[key]

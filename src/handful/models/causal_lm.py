@@ -7,7 +7,6 @@ says otherwise. Knows nothing of methods or prompts.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -20,7 +19,6 @@ from handful.engine.memory import keep_freed_memory_where_plenty
 from handful.errors import ModelError, first_line
 from handful.identity import ESTIMATED
 from handful.models.checkpoint import check_folder, content_hash, find, load_tokenizer, read_config
-from handful.models.placement import Asked, Spread, choose, free_bytes, weight_bytes
 from handful.models.shapes import KNOWN
 
 SHIPPED = ("reviews-llama-5m",)
@@ -30,8 +28,7 @@ SHIPPED = ("reviews-llama-5m",)
 @dataclass(frozen=True)
 class CausalLM:
     """A causal LM. checkpoint: a folder, a shipped name or a hub name. revision: a hub commit, or the hash
-    of a folder's files; filled when left out. dtype: of the weights. quantization: "nf4" keeps the layers' matrices in
-    4 bits (Dettmers et al. 2023, QLoRA), and computes in dtype.
+    of a folder's files; filled when left out. dtype: of the weights.
     """
 
     name: ClassVar[str] = "causal_lm"
@@ -40,7 +37,6 @@ class CausalLM:
     checkpoint: str = "reviews-llama-5m"
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    quantization: Literal["none", "nf4"] = field(default="none", metadata={"unless": "none"})
     folder: str | None = field(default=None, metadata={"where": True})
 
     def resolve(self, device: str = "auto") -> CausalLM:
@@ -96,28 +92,16 @@ class CausalLM:
             return None
         return load_tokenizer(self._folder(), self.checkpoint)
 
-    def load(self, device: str = "cpu", placement: Asked = "auto") -> Base:
-        """Weights and tokenizer where `placement` puts them, with the packed way checked. Raises ModelError."""
+    def load(self, device: str = "cpu") -> Base:
+        """Weights and tokenizer on a device, with the packed way checked. Raises ModelError."""
         from transformers import AutoModelForCausalLM
 
         keep_freed_memory_where_plenty()
         tokenizer = self.load_tokenizer()
         dtype: torch.dtype = getattr(torch, self.dtype if self.dtype != "auto" else "float32")
-        is_quantised = self.quantization != "none"
-        size = weight_bytes(self._folder(), dtype.itemsize, is_quantised)
-        placed = choose(placement, self.checkpoint, size, free_bytes(device))
-        spread = None
-        if placed.kind == "spread":
-            spread = Spread(self.checkpoint, self._folder(), dtype, device, is_quantised)
-        where: dict[str, Any] = {"quantization_config": self._four_bits(dtype)} if is_quantised else {}
-        if spread is not None:
-            where |= {"device_map": spread.mapping, "offload_folder": spread.folder}
-        elif is_quantised:
-            where["device_map"] = {"": device}
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                self._folder(), dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True,
-                **where,
+                self._folder(), dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True
             )
         except Exception as error:
             raise ModelError(
@@ -131,13 +115,7 @@ class CausalLM:
                 f"the model {self.checkpoint!r} lacks {len(absent)} of its weights, such as {absent[0]}: it was saved "
                 "from another architecture, or without its language model head. Save it from AutoModelForCausalLM"
             )
-        model.eval()
-        if not where:
-            model.to(device)
-        for module in model.modules() if is_quantised else ():
-            if hasattr(module, "support_avx512bf16_for_cpu"):
-                # bitsandbytes would repack the weights for scoring, and then give no gradient to anything before them.
-                module.support_avx512bf16_for_cpu = False
+        model.to(device).eval()
         config = model.config.get_text_config()
         embeddings = model.get_input_embeddings().num_embeddings
         if len(tokenizer) > embeddings:
@@ -147,30 +125,16 @@ class CausalLM:
             )
         facts = {
             "architecture": config.model_type,
-            "num_parameters": model.num_parameters(),
+            "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
             "num_layers": config.num_hidden_layers,
             "width": config.hidden_size,
             "vocabulary": embeddings,
             "sliding_window": sliding_window(config),
             "checkpoint": self.checkpoint,
         }
-        if is_quantised:
-            facts["quantization"] = self.quantization
         base = Base(model, tokenizer, torch.device(device), PathCheck(False, "unchecked"), self.context_length(), facts)
-        base.placement, base.spread = placed.why + (f"; {spread.words}" if spread else ""), spread
         base.path = check_path(base, dtype)
         return base
-
-    def _four_bits(self, dtype: torch.dtype) -> Any:
-        """How transformers is to quantise. Raises ModelError without bitsandbytes."""
-        if importlib.util.find_spec("bitsandbytes") is None:
-            raise ModelError(
-                f"the model {self.checkpoint!r} is asked for in 4 bits, which needs bitsandbytes: "
-                "pip install 'handful[nf4]'"
-            )
-        from transformers import BitsAndBytesConfig
-
-        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
 
     def _find(self, with_weights: bool = True) -> tuple[Path, str, str | None]:
         """(folder, name, hub commit or None). Downloads from the hub when it is no folder."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, ClassVar, Protocol
 
 from handful.engine.base import Base
-from handful.models.placement import Asked
 
 
 class Model(Protocol):
@@ -39,6 +38,6 @@ class Model(Protocol):
         """The tokenizer alone; None for no model, and for one of which only an outline is known."""
         ...
 
-    def load(self, device: str = "cpu", placement: Asked = "auto") -> Base:
-        """Weights and tokenizer on a device, or on several where the model is one that can be spread."""
+    def load(self, device: str = "cpu") -> Base:
+        """Weights and tokenizer on a device."""
         ...

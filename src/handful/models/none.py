@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 
 from handful.engine.base import Base, PathCheck
-from handful.models.placement import Asked
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,6 @@ class NoModel:
         """None."""
         return None
 
-    def load(self, device: str = "cpu", placement: Asked = "auto") -> Base:
+    def load(self, device: str = "cpu") -> Base:
         """A base without model and tokenizer."""
         return Base(None, None, torch.device(device), PathCheck(False, "no base"))

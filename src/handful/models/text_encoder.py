@@ -27,7 +27,6 @@ from handful.models.checkpoint import (
     load_tokenizer,
     read_config,
 )
-from handful.models.placement import Asked
 from handful.models.shapes import KNOWN
 
 OFFSET_POSITIONS = (
@@ -125,8 +124,8 @@ class TextEncoder:
             return None
         return load_tokenizer(self._folder(), self.checkpoint)
 
-    def load(self, device: str = "cpu", placement: Asked = "auto") -> Base:
-        """Weights and tokenizer on a device; an encoder is small enough never to be spread. Raises ModelError."""
+    def load(self, device: str = "cpu") -> Base:
+        """Weights and tokenizer on a device. Raises ModelError."""
         from transformers import AutoModel
 
         keep_freed_memory_where_plenty()

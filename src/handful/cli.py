@@ -245,7 +245,7 @@ class Pace:
 @contextmanager
 def _shown(console: Console, seconds: Mapping[str, float]) -> Iterator[Callable[[Event], None]]:
     """A listener that shows a study: two bars on a terminal, one line a cell elsewhere."""
-    from handful.executors import CellEnded, CellStarted
+    from handful.executors import CellEnded, CellStarted, Told
 
     pace = Pace(seconds)
     bars = _Bars(console, pace) if console.is_terminal else None
@@ -259,6 +259,8 @@ def _shown(console: Console, seconds: Mapping[str, float]) -> Iterator[Callable[
             pace.ended(spec_id, event.seconds)
         if bars is not None:
             bars.update(event)
+        if isinstance(event, Told):
+            console.print(Text(event.line), soft_wrap=True)
         if isinstance(event, CellEnded):
             line = Text(f"[{event.index}/{event.total}] {label}: ")
             line.append(event.status, style="green" if event.status == "finished" else "red")

@@ -22,6 +22,7 @@ from handful.engine.packing import MIN_SHARED_TOKENS, common_prefix, num_inner
 from handful.examples import EncodedExample, Example, Split
 from handful.identity import ESTIMATED
 from handful.models.model import Model
+from handful.models.placement import FOUR_BITS
 from handful.models.shapes import KNOWN
 from handful.prompts import Field, encode
 from handful.prompts.prompt import full_answers
@@ -79,10 +80,6 @@ layers that do not divide evenly over several GPUs."""
 GPU_COUNTS = (1, 2, 4, 8, 16)
 LONG_TEXT = 1024
 """Tokens of a long review: the least that has to go through in one pack."""
-FOUR_BITS = 4.5 / 8
-"""Bytes per parameter of the layers in NF4: 4 bits, and one float32 for 64 parameters (Dettmers et al. 2023, QLoRA,
-section 3, without its double quantisation). Embeddings and head stay in bf16."""
-
 DISAGREEMENT = 0.06
 """Assumed share of test texts that one of two methods answers rightly and the other wrongly: two of 95 % accuracy whose
 errors are independent have 9.5 %, two with the same errors none."""
@@ -231,10 +228,9 @@ class Shape:
         embeddings = self.width * self.vocabulary
         return self.layer_parameters + embeddings * (1 if self.ties_embeddings else 2)
 
-    @property
-    def four_bit_bytes(self) -> float:
-        """Of the weights with all layers in NF4."""
-        return FOUR_BITS * self.layer_parameters + 2 * (self.parameters - self.layer_parameters)
+    def four_bit_bytes(self, number: int = 2) -> float:
+        """Of the weights with all layers in NF4, the others with `number` bytes each."""
+        return FOUR_BITS * self.layer_parameters + number * (self.parameters - self.layer_parameters)
 
     def forward_flops(self, tokens: float, context: float, answer_rows: float) -> float:
         """One forward pass over `tokens`, each of which sees `context` tokens on average."""
@@ -330,7 +326,7 @@ def _bases(
             continue
         own = [run for run in runs if not run.is_done and run.spec.model == model]
         shape = Shape.of(model.shape())
-        bf16, four_bits = 2.0 * shape.parameters, shape.four_bit_bytes
+        bf16, four_bits = 2.0 * shape.parameters, shape.four_bit_bytes()
 
         def total(weights: float, tokens: int, shape: Shape = shape, own: list[RunEstimate] = own) -> float:
             return max(_gpu_bytes(run, shape, weights, tokens) for run in own)
@@ -532,7 +528,9 @@ def _with_base(
 def _memory_bytes(spec: RunSpec, shape: Shape, settings: RunSettings, passes: float, tokens: float) -> int:
     on_gpu = _is_outline(spec.model)
     number = 2 if on_gpu else _number_bytes(spec.model)
-    total = float(shape.parameters * number) + (PROCESS_BYTES if settings.device == "cpu" and not on_gpu else 0.0)
+    is_quantised = getattr(spec.model, "quantization", "none") != "none"
+    total = shape.four_bit_bytes(number) if is_quantised else float(shape.parameters * number)
+    total += (PROCESS_BYTES if settings.device == "cpu" and not on_gpu else 0.0)
     return round(total + _working_bytes(shape, passes, tokens, number))
 
 

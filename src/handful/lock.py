@@ -28,6 +28,8 @@ _PACKAGE = Path(__file__).resolve().parent
 _FAMILIES = ("data", "model", "method")
 """Those whose members may lie in files."""
 
+_EXECUTION = ("device", "threads", "token_budget", "save", "placement")
+
 
 @dataclass(frozen=True)
 class LockedStudy:
@@ -50,7 +52,7 @@ def is_lock(file: str) -> bool:
 def lock_of(
     plan: Mapping[str, Any], specs: Iterable[RunSpec], settings: Mapping[str, Any], versions: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Plain data for the file. plan: as plan.json has it. settings: device, threads and token budget.
+    """Plain data for the file. plan: as plan.json has it. settings: device, threads, token budget and placement.
 
     Of a file that does not lie in the current folder only the name is kept.
     """
@@ -65,7 +67,7 @@ def lock_of(
         "format": FORMAT,
         **{key: plan[key] for key in ("name", "command", "notes", "claims", "published", "cells") if key in plan},
         "places": [{"section": json.loads(key), "at": at} for key, at in sorted(places.items())],
-        "execution": {key: settings[key] for key in ("device", "threads", "token_budget", "save") if key in settings},
+        "execution": {key: settings[key] for key in _EXECUTION if key in settings},
         "versions": dict(versions),
     }
 

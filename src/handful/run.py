@@ -24,6 +24,7 @@ from handful.evaluation import metrics
 from handful.examples import Encoded
 from handful.identity import derive_seed, text_hash
 from handful.methods.method import Tuned
+from handful.models.placement import Asked
 from handful.prompts.encoding import encode
 from handful.results import Predictions, RunRecord
 from handful.spec import RunSpec
@@ -34,13 +35,15 @@ from handful.training import Curve
 class RunSettings:
     """Where a run happens; nothing here is part of its identity.
 
-    token_budget: tokens in one forward pass, a power of two, chosen once per study.
+    token_budget: tokens in one forward pass, a power of two, chosen once per study. placement: whether a base lies on
+    one device or is spread.
     """
 
     device: str = "cpu"
     threads: int = 1
     token_budget: int = 4096
     save: str = "adapters"
+    placement: Asked = "auto"
 
 
 def run(
@@ -50,7 +53,7 @@ def run(
 
     Raises HandfulError, or whatever a library raises.
     """
-    base = bases.resident(spec.model, settings.device)
+    base = bases.resident(spec.model, settings.device, settings.placement)
     _set_budget(base, settings.token_budget)
     dataset = load_dataset(spec.data)
     split = draw_split(dataset, spec.num_labels, derive_seed(spec.seed, "sample"), spec.protocol.selection_size)
@@ -72,10 +75,12 @@ def run(
 
 
 def _set_budget(base: Base, asked: int) -> None:
-    """As the study asks, but no more than this base was seen to take."""
+    """As the study asks, but no more than this base was seen to take. Notes for the record what is out of the way."""
     base.token_budget, base.recomputes = min(asked, base.most_tokens or asked), None
     if base.token_budget < asked:
         progress.note(f"token budget {base.token_budget}, because memory ran out before with more")
+    if base.placement.is_spread:
+        progress.note(f"placement {base.placement.why}")
 
 
 def _seen(spec: RunSpec) -> list[str]:
@@ -136,6 +141,7 @@ def _record(
         engine={"path": "none" if base.model is None else "fast" if base.path.fast else "plain"},
         execution={
             "path": str(base.path), "base_load_seconds": base.load_seconds, "token_budget": base.token_budget,
+            **({"placement": base.placement.why} if base.model is not None else {}),
         },
         facts={**base.facts, **split_facts, **encoded.facts},
     )

@@ -107,6 +107,7 @@ class ExecutionSpec:
     threads: int | None = None
     token_budget: int | None = None
     save: Literal["adapters", "all", "none"] = "adapters"
+    placement: Literal["auto", "single", "spread"] = "auto"
 
     def __post_init__(self) -> None:
         if self.token_budget is not None and (self.token_budget < 64 or self.token_budget.bit_count() != 1):
@@ -367,7 +368,15 @@ def resolve_cell(asked: Mapping[str, Any], device: str = "auto", outline: bool =
     texts = len(dataset.train) + len(dataset.unlabelled) if dataset.test else spec.num_labels
     answers = bool(prompt.answers)
     method.check(
-        Given(spec.num_labels, texts, base.context_length(), prompt.max_tokens, base.speaks, answers)
+        Given(
+            spec.num_labels,
+            texts,
+            base.context_length(),
+            prompt.max_tokens,
+            base.speaks,
+            answers,
+            is_quantised=getattr(base, "quantization", "none") != "none",
+        )
     )
     return spec
 
@@ -390,11 +399,14 @@ def _resolved_model(section: str, device: str, outline: bool) -> Model:
 
 
 def member_dict(member: Any) -> dict[str, Any]:
-    """A member's name and knobs as plain data: open (None) values and places left out."""
+    """A member's name and knobs as plain data: open (None) values and places left out, and so are knobs that came
+    later ("later" in their metadata) at their default, so that specs from before keep their ids.
+    """
     plain: dict[str, Any] = {"name": member.name} if hasattr(type(member), "name") else {}
     for knob in dataclasses.fields(member):
         value = getattr(member, knob.name)
-        if value is not None and not knob.metadata.get("where"):
+        is_silent = knob.metadata.get("where") or (knob.metadata.get("later") and value == knob.default)
+        if value is not None and not is_silent:
             plain[knob.name] = _plain(value)
     return plain
 

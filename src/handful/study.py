@@ -23,7 +23,7 @@ from handful.data.overlap import overlap_of
 from handful.engine.budget import LARGEST_BUDGET, fitting_budget
 from handful.errors import DataError, HandfulError, ModelError, SpecError
 from handful.examples import Dataset, Example, Split
-from handful.executors import EXECUTORS, Event, OnEvent
+from handful.executors import EXECUTORS, Event, OnEvent, Told
 from handful.executors.environment import available_cores, versions
 from handful.identity import canonical_json, derive_seed
 from handful.lock import is_lock, lock_of, read_lock
@@ -251,7 +251,9 @@ def default_settings(
     budget = execution.token_budget or min(_stored_integer(stored, "token_budget") or fitting, fitting)
     cores = _threads()
     threads = execution.threads or min(_stored_integer(stored, "threads") or cores, cores)
-    return RunSettings(device=device, threads=threads, token_budget=budget, save=execution.save)
+    return RunSettings(
+        device=device, threads=threads, token_budget=budget, save=execution.save, placement=execution.placement
+    )
 
 
 def run_study(study: StudySpec, output: Path, command: str = "", on_event: OnEvent | None = None) -> Outcome:
@@ -287,7 +289,7 @@ def run_plan(
     to_run = [
         spec for spec in pending_runs(plan, folder) if not any(_is_finished(other, spec.spec_id) for other in others)
     ]
-    fitting = _load_bases(to_run, default_settings(execution, folder.execution()).device)
+    fitting = _load_bases(to_run, default_settings(execution, folder.execution()), on_event or _ignore)
     folder.create()
     with folder.locked():
         stored = folder.execution()
@@ -326,17 +328,23 @@ def _count_overlap(plan: Plan, folder: StudyFolder) -> None:
         folder.write_overlap({"data": [parts[key] for key in sources]})
 
 
-def _load_bases(pending: Sequence[RunSpec], device: str) -> int | None:
+TOLD_PARAMETERS = 5e8
+"""From so many on, a person is told where a base lies even if it is one device."""
+
+
+def _load_bases(pending: Sequence[RunSpec], settings: RunSettings, on_event: OnEvent) -> int | None:
     """Loads every base that is needed once, so that one which can't be loaded ends the study before it writes.
 
-    The first one is loaded last: it stays for the first runs. Gives the token budget that fits all of them, None
-    where none is a language model. Raises ModelError.
+    The first one is loaded last: it stays for the first runs. Tells where each lies, and why. Gives the token budget
+    that fits all of them, None where none is a language model. Raises ModelError.
     """
     budgets = []
     for model in reversed(list(dict.fromkeys(spec.model for spec in pending))):
-        base = models.resident(model, device)
+        base = models.resident(model, settings.device, settings.placement)
         if model.speaks:  # an encoder takes what fits it of that
             budgets.append(fitting_budget(base))
+            if base.placement.is_spread or base.facts.get("num_parameters", 0) >= TOLD_PARAMETERS:
+                on_event(Told(f"{base.facts['checkpoint']}: placement {base.placement.why}"))
     return min(budgets, default=None)
 
 
@@ -362,7 +370,7 @@ def _kept_settings(settings: RunSettings, stored: Mapping[str, Any], finished: i
     kept = dataclasses.asdict(settings)
     notes = stored.get("notes")
     notes = list(notes) if isinstance(notes, list) else []
-    for name in ("device", "threads", "token_budget"):
+    for name in ("device", "threads", "token_budget", "placement"):
         before = stored.get(name)
         if before not in (None, kept[name]) and finished:
             notes.append(f"{name} changed from {before} to {kept[name]} after {finished} finished runs")

@@ -73,13 +73,18 @@ class Layout:
     groups: tuple[Group, ...]
     num_queries: int
     num_keys: int
-    on_device: dict[str, Any] = field(default_factory=dict)
+    on_device: dict[torch.device, dict[str, Any]] = field(default_factory=dict)
+
+    def told(self, device: torch.device) -> dict[str, Any]:
+        """What kernels made of this on a device, once for all layers that run there."""
+        return self.on_device.setdefault(device, {})
 
     def steps(self, dtype: torch.dtype) -> list[tuple[Group, list[Step]]]:
-        """Each group with what is multiplied at a time; made once, for all layers."""
-        if "steps" not in self.on_device:
-            self.on_device["steps"] = [(group, _steps(group, dtype)) for group in self.groups]
-        return self.on_device["steps"]  # type: ignore[no-any-return]
+        """Each group with what a CPU multiplies at a time; made once, for all layers."""
+        told = self.told(torch.device("cpu"))
+        if "steps" not in told:
+            told["steps"] = [(group, _steps(group, dtype)) for group in self.groups]
+        return told["steps"]  # type: ignore[no-any-return]
 
     def paths(self) -> list[Path]:
         """The same by segments, for kernels that take a row of keys for each."""
@@ -218,10 +223,11 @@ def tree_attention(query: Tensor, key: Tensor, value: Tensor, plan: Layout, scal
 
 def masked_attention(query: Tensor, key: Tensor, value: Tensor, plan: Layout, scale: float) -> Tensor:
     """The same by one mask over the whole pack, for devices and dtypes without a kernel of ours. Heads alike."""
-    if "mask" not in plan.on_device:
-        plan.on_device["mask"] = dense_mask(plan, query.dtype, query.device)
+    told = plan.told(query.device)
+    if "mask" not in told:
+        told["mask"] = dense_mask(plan, query.dtype, query.device)
     q, k, v = _heads_first(query), _heads_first(key), _heads_first(value)
-    mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=plan.on_device["mask"], scale=scale)
+    mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=told["mask"], scale=scale)
     return mixed[0].transpose(0, 1)
 
 
@@ -346,9 +352,9 @@ def _heads_first(x: Tensor) -> Tensor:
 
 def gathered_attention(query: Tensor, key: Tensor, value: Tensor, plan: Layout, scale: float) -> Tensor:
     """The same by `varlen_attn`: each path's keys side by side, lower-right causal (on an H200: docs/benchmarks.md)."""
-    if "index" not in plan.on_device:
-        plan.on_device |= _gathering(plan, query.device)
-    told = plan.on_device
+    told = plan.told(query.device)
+    if "index" not in told:
+        told |= _gathering(plan, query.device)
     key, value = _Gather.apply(key, told["index"]), _Gather.apply(value, told["index"])
     return _varlen(query, key, value, told, scale)
 

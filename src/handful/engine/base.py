@@ -28,6 +28,23 @@ class PathCheck:
         return self.why
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Where the layers of a base lie. why: in words. homes: of each layer the device that runs it, empty where all
+    run on the base's own. offloaded: layers that lie elsewhere, in memory or on disk, and are only brought to their
+    home to run. The rest of the model (embeddings, last norm, head) always lies on the base's own device.
+    """
+
+    why: str = "single"
+    homes: tuple[torch.device, ...] = ()
+    offloaded: frozenset[int] = frozenset()
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether some layer lies elsewhere than the base."""
+        return bool(self.homes)
+
+
 @dataclass
 class Base:
     """A frozen base: the model, its tokenizer and where it lies. The base `none` has neither.
@@ -54,6 +71,7 @@ class Base:
     prompt_rows: dict[str, Any] = field(default_factory=dict)
     stems: Any = None
     load_seconds: float = 0.0
+    placement: Placement = field(default_factory=Placement)
 
     @property
     def network(self) -> Any:
@@ -64,6 +82,11 @@ class Base:
                 'give it one, such as model = { checkpoint = "reviews-llama-5m" }'
             )
         return self.model
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Those that run something of it, its own one first."""
+        return tuple(dict.fromkeys([self.device, *self.placement.homes]))
 
     @property
     def head(self) -> nn.Module:

@@ -83,7 +83,8 @@ def fitting_budget(base: Base) -> int:
         # On CUDA the attention of such a base is one mask over the pack.
         largest = min(largest, LARGEST_BUDGET["cpu"])
     budget = largest
-    room = SHARE * available_bytes(base.device)
+    # Of layers on several devices each keeps its own part; about as much, since they are spread evenly.
+    room = SHARE * len(base.devices) * min(map(available_bytes, base.devices))
     while budget > SMALLEST_BUDGET and budget * bytes_per_token(base) > room:
         budget //= 2
     # Asked again now that a base lies in it. A smaller budget alone is no reason: giving memory back after every step

@@ -101,9 +101,12 @@ def _mean_error(rows: Rows, truth: Rows) -> float:
 
 
 def _is_plainly(base: Base, dtype: torch.dtype) -> bool:
-    """Whether the weights are numbers of this type, here, so that they can be widened: not so when quantised."""
+    """Whether the weights are numbers of this type, here, so that they can be widened; those of 4 bits are computed
+    with in any type as they are.
+    """
     weights = list(base.network.parameters())
-    return all(weight.dtype in (dtype, torch.float32) and weight.device.type != "meta" for weight in weights)
+    are_numbers = all(weight.dtype in (dtype, torch.float32) or hasattr(weight, "quant_state") for weight in weights)
+    return are_numbers and not any(weight.device.type == "meta" for weight in weights)
 
 
 @contextmanager
@@ -122,12 +125,17 @@ def _float32(base: Base) -> Iterator[None]:
             if weight in narrow:
                 _to_type([weight], narrow[weight])
 
+    four_bits = {module: module.compute_dtype for module in base.network.modules() if hasattr(module, "compute_dtype")}
     handles = [layer.register_forward_pre_hook(widen) for layer in layers]
     handles += [layer.register_forward_hook(narrow_again) for layer in layers]
     try:
         _to_type(outside, torch.float32)
+        for module in four_bits:
+            module.compute_dtype = torch.float32
         yield
     finally:
+        for module, computed in four_bits.items():
+            module.compute_dtype = computed
         for handle in handles:
             handle.remove()
         for weight, dtype in narrow.items():

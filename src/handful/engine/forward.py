@@ -96,7 +96,7 @@ def _inputs(base: Base, batch: Batch, graft: Graft) -> dict[str, Any]:
         return inputs | {"input_ids": batch.token_ids}
     prefix = graft.prefix_embeddings()
     words = base.embed(batch.token_ids[:, batch.num_virtual :])
-    prefix = prefix.to(words.dtype).unsqueeze(0).expand(words.shape[0], -1, -1)
+    prefix = prefix.to(words).unsqueeze(0).expand(words.shape[0], -1, -1)
     return inputs | {"inputs_embeds": torch.cat([prefix, words], dim=1)}
 
 
@@ -123,6 +123,7 @@ def packed_rows(
         graft=graft,
         saves_memory=saves_memory,
         kept=kept,
+        placement=base.placement,
     )
     if graft.edit is not None:
         call.edits, call.edits_cut = _edited_rows(base, batch, graft, pack.ends, rows)
@@ -142,7 +143,9 @@ def later_rows(
     turn. plan: what they see of all rows so far. edited: which of them are last rows of a prompt.
     """
     rows = torch.arange(len(token_ids), device=base.device)
-    call = Call(int(base.facts["num_layers"]), rows, whole=plan, cut=plan, graft=graft, kept=kept)
+    call = Call(
+        int(base.facts["num_layers"]), rows, whole=plan, cut=plan, graft=graft, kept=kept, placement=base.placement
+    )
     if edited:
         call.edits = call.edits_cut = rows[:0], rows[list(edited)]
     ids, places = (torch.from_numpy(numbers[None]).to(base.device) for numbers in (token_ids, positions))
@@ -253,6 +256,7 @@ def _our_layers(base: Base, call: Call) -> Iterator[None]:
         return forward
 
     layers = list(base.layers)
+    hooked = [layer.__dict__.get("forward") for layer in layers]  # on a spread base accelerate's
     config._attn_implementation = NO_MASK
     try:
         for number, layer in enumerate(layers):
@@ -260,8 +264,10 @@ def _our_layers(base: Base, call: Call) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation = before
-        for layer in layers:
+        for layer, own in zip(layers, hooked, strict=True):
             layer.__dict__.pop("forward", None)
+            if own is not None:
+                layer.forward = own
 
 
 @contextmanager
@@ -275,7 +281,8 @@ def _edited(base: Base, graft: Graft, edits: tuple[Tensor, Tensor] | None) -> It
             flat = hidden.flatten(0, 1)
             for rows, is_last_rows in zip(edits or (), (False, True), strict=False):
                 if len(rows) and graft.edit is not None:
-                    flat = flat.index_copy(0, rows, graft.edit(number, flat[rows], is_last_rows).to(flat.dtype))
+                    rows = rows.to(flat.device)
+                    flat = flat.index_copy(0, rows, graft.edit(number, flat[rows], is_last_rows).to(flat))
             hidden = flat.view_as(hidden)
             return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 

@@ -20,8 +20,10 @@ from torch.utils.checkpoint import checkpoint
 
 from handful.engine import kernels
 from handful.engine.attention import Layout, tree_attention
+from handful.engine.base import Placement
 from handful.engine.graft import Graft
 from handful.engine.kernels import GatedMLP, Map, Norm
+from handful.engine.offload import brought
 
 KNOWN = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text")
 """config.model_type of the architectures that can be run here."""
@@ -61,7 +63,8 @@ class Call:
     rows: the answer rows, where the last layer asks. whole, cut: what sees what in all layers, and in the last
     one. edits: which rows of the pack `graft.edit` gets, first and last ones; edits_cut: the same of the answer
     rows. saves_memory: activations are computed again on the way back. kept: where keys and values stay for a
-    later pass over rows that see them, and those of earlier passes. num_run: layers so far.
+    later pass over rows that see them, and those of earlier passes. placement: where each layer runs. num_run: layers
+    so far.
     """
 
     num_layers: int
@@ -73,8 +76,9 @@ class Call:
     edits_cut: tuple[Tensor, Tensor] | None = None
     saves_memory: bool = False
     kept: Kept | None = None
+    placement: Placement = field(default_factory=Placement)
     num_run: int = 0
-    rotations: dict[tuple[int, bool], tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    rotations: dict[tuple[int, bool, torch.device], tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
 
 
 def check_anatomy(config: Any, layers: Sequence[nn.Module]) -> None:
@@ -108,13 +112,37 @@ def _activation(config: Any) -> str:
 
 def run_layer(layer: Any, number: int, config: Any, x: Tensor, cos: Tensor, sin: Tensor, call: Call) -> Tensor:
     """Layer `number` on x [tokens, width]; cos, sin [1, tokens, head_dim]. Gives [tokens, width], or [answer rows,
-    width] of the last one.
+    width] of the last one, on the device where the layer runs.
     """
-    if call.saves_memory and torch.is_grad_enabled():
-        result: Tensor = checkpoint(_run, layer, number, config, x, cos, sin, call, use_reentrant=False)
+    if call.placement.homes:
+        x = x.to(call.placement.homes[number])
+    if number in call.placement.offloaded:
+        result: Tensor = _run_offloaded(layer, number, config, x, cos, sin, call)
+    elif call.saves_memory and torch.is_grad_enabled():
+        result = checkpoint(_run, layer, number, config, x, cos, sin, call, use_reentrant=False)
     else:
         result = _run(layer, number, config, x, cos, sin, call)
     call.num_run += 1
+    return result
+
+
+def _run_offloaded(
+    layer: Any, number: int, config: Any, x: Tensor, cos: Tensor, sin: Tensor, call: Call
+) -> Tensor:
+    """The same, the weights brought and let go again. On the way back they are brought once more: kept in between, all
+    of them would lie in memory at once.
+    """
+
+    def run(rows: Tensor) -> Tensor:
+        with brought(layer):
+            return _run(layer, number, config, rows, cos, sin, call)
+
+    if not torch.is_grad_enabled():
+        return run(x)
+    # The reentrant kind, since the other one keeps what our functions hold beside their tensors: the weights. It gives
+    # gradients only where an input asks for one.
+    x = x if x.requires_grad else x.detach().requires_grad_()
+    result: Tensor = checkpoint(run, x, use_reentrant=True)
     return result
 
 
@@ -124,7 +152,7 @@ def _run(layer: Any, number: int, config: Any, x: Tensor, cos: Tensor, sin: Tens
     attention = layer.self_attn
     before = _norm(layer.input_layernorm, plus_one)
     if is_last:
-        residual = x[call.rows]
+        residual = x[call.rows.to(x.device)]
         key, value = _project(x, before, (attention.k_proj, attention.v_proj), call)
         (query,) = _project(residual, before, (attention.q_proj,), call)
     else:
@@ -133,7 +161,7 @@ def _run(layer: Any, number: int, config: Any, x: Tensor, cos: Tensor, sin: Tens
     head_dim = attention.head_dim
     if cos.shape[-1] != head_dim:
         raise Unsupported(f"rotary positions on {cos.shape[-1]} of {head_dim} values are not known")
-    asked, seen = _angles(cos, sin, call, is_last), _angles(cos, sin, call, False)
+    asked, seen = (_angles(cos, sin, call, is_cut, x.device) for is_cut in (is_last, False))
     query = _positioned(query, head_dim, getattr(attention, "q_norm", None), plus_one, *asked)
     key = _positioned(key, head_dim, getattr(attention, "k_norm", None), plus_one, *seen)
     value = value.unflatten(1, (-1, head_dim))
@@ -156,7 +184,8 @@ def _run(layer: Any, number: int, config: Any, x: Tensor, cos: Tensor, sin: Tens
     if edits is not None and call.graft.edit is not None:
         for rows, is_last_rows in zip(edits, (False, True), strict=True):
             if len(rows):
-                x = x.index_copy(0, rows, call.graft.edit(number, x[rows], is_last_rows).to(x.dtype))
+                rows = rows.to(x.device)
+                x = x.index_copy(0, rows, call.graft.edit(number, x[rows], is_last_rows).to(x))
     return x
 
 
@@ -165,13 +194,13 @@ def _norm(module: Any, plus_one: bool) -> Norm:
     return Norm(1.0 + module.weight.float() if plus_one else module.weight, eps)
 
 
-def _angles(cos: Tensor, sin: Tensor, call: Call, is_cut: bool) -> tuple[Tensor, Tensor]:
-    """[rows, 1, head_dim / 2] each: both halves of a head turn alike. Made once per pack and kind of layer."""
-    key = (id(cos), is_cut)
+def _angles(cos: Tensor, sin: Tensor, call: Call, is_cut: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+    """[rows, 1, head_dim / 2] each: both halves of a head turn alike. Made once per pack, kind of layer and device."""
+    key = (id(cos), is_cut, device)
     if key not in call.rotations:
         half = cos.shape[-1] // 2
         rows = (tensor[0, call.rows] if is_cut else tensor[0] for tensor in (cos, sin))
-        first, second = (tensor[:, :half].unsqueeze(1).contiguous() for tensor in rows)
+        first, second = (tensor[:, :half].unsqueeze(1).contiguous().to(device) for tensor in rows)
         call.rotations[key] = (first, second, cos)  # kept alive: its id is the key
     return call.rotations[key][:2]
 

@@ -48,6 +48,8 @@ def have_stems(base: Base, items: Sequence[Item], graft: Graft) -> bool:
     """Whether `stem_scores` can score these prompts."""
     edits_ends_only = graft.edit is not None and graft.first_rows == 0 and graft.last_rows > 0
     is_bare = graft.prefix_embeddings is None and not graft.added
+    if base.placement.offloaded:
+        return False  # layers that run twice on the way back would see their own rows twice
     if not (edits_ends_only and is_bare and base.path.fast and base.facts.get("sliding_window") is None):
         return False
     return all(len(item.tokens) > graft.last_rows for item in items)

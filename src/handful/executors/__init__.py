@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from handful.executors.executor import CellEnded, CellProgress, CellStarted, Event, Executor, OnEvent
+from handful.executors.executor import CellEnded, CellProgress, CellStarted, Event, Executor, OnEvent, Told
 from handful.executors.local import LocalExecutor
 
 EXECUTORS: Mapping[str, type[Executor]] = {"local": LocalExecutor}
@@ -18,4 +18,5 @@ __all__ = [
     "Executor",
     "LocalExecutor",
     "OnEvent",
+    "Told",
 ]

@@ -21,7 +21,7 @@ import torch
 
 import handful
 
-PACKAGES = ("torch", "transformers", "peft", "numpy", "scikit-learn")
+PACKAGES = ("torch", "transformers", "peft", "numpy", "scikit-learn", "bitsandbytes")
 
 
 def available_cores() -> int:

@@ -44,7 +44,14 @@ class CellEnded:
     seconds: float
 
 
-Event = CellStarted | CellProgress | CellEnded
+@dataclass(frozen=True)
+class Told:
+    """A line for the person who waits, such as where a base lies and why."""
+
+    line: str
+
+
+Event = CellStarted | CellProgress | CellEnded | Told
 OnEvent = Callable[[Event], None]
 
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from handful.engine.base import Base
 from handful.engine.graft import Graft, ParameterGroup
-from handful.errors import SpecError
+from handful.errors import RunError, SpecError
 from handful.examples import Task
 from handful.methods.grafted import Grafted, GraftTuned, Start, check_start, start_prior
+from handful.methods.method import Given
 from handful.training import Recipe
 
 RECIPE = Recipe(learning_rate=2e-5, loss="labels", epochs=((200, 5), (1000, 4), (float("inf"), 2)))
@@ -41,12 +42,27 @@ class Full(Grafted):
         return {**cell, "method": {"name": self.name, "start": self.start,
                                    "learning_rate": training.pop("learning_rate")}, "training": training}  # fmt: skip
 
+    def check(self, given: Given) -> None:
+        """Raises SpecError too on a quantised base."""
+        super().check(given)
+        if given.is_quantised:
+            raise SpecError(
+                f"{self.name} trains every weight, which cannot be done on weights of 4 bits: leave the model's "
+                'quantization out (or give "none"), or take a method that trains an adapter'
+            )
+
     def passes(self) -> float:
         """Forward passes' worth of work per training token: forward, activations, weights."""
         return 3.0
 
     def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> GraftTuned:
-        """Trains the base itself; a copy of its weights restores it."""
+        """Trains the base itself; a copy of its weights restores it. Raises RunError where the base is spread."""
+        if base.placement.is_spread:
+            where = base.placement.why.partition(":")[0]
+            raise RunError(
+                f"{self.name} trains every weight, and this base is {where}: sharded training is not there yet. "
+                'Take a smaller base with placement = "single", or a method that trains an adapter'
+            )
 
         def make() -> Graft:
             network = base.network

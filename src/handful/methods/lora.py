@@ -13,6 +13,7 @@ from torch import nn
 from handful.engine.base import Base
 from handful.engine.graft import Added, Graft, ParameterGroup
 from handful.engine.kernels import LowRank
+from handful.engine.offload import stand_ins
 from handful.errors import RunError, SpecError
 from handful.examples import Task
 from handful.methods.grafted import Grafted, GraftTuned, Start, check_start, start_prior, without_path
@@ -75,7 +76,8 @@ class LoRA(Grafted):
         def make() -> Graft:
             network = base.network
             if saved is not None:
-                model = peft.PeftModel.from_pretrained(network, saved, is_trainable=True)
+                with stand_ins(network):
+                    model = peft.PeftModel.from_pretrained(network, saved, is_trainable=True)
             else:
                 config = peft.LoraConfig(
                     task_type="CAUSAL_LM", r=self.rank, lora_dropout=self.dropout,
@@ -83,7 +85,7 @@ class LoRA(Grafted):
                     target_modules=self._targets(network),
                     init_lora_weights="gaussian" if self.init == "gaussian" else True,
                 )  # fmt: skip
-                with torch.random.fork_rng(devices=[]):
+                with torch.random.fork_rng(devices=[]), stand_ins(network):
                     torch.manual_seed(seed)
                     model = peft.get_peft_model(network, config)  # on 16-bit bases its adapters are fp32
                     if self.init == "normal":
@@ -151,7 +153,8 @@ def _linear(module: nn.Module) -> bool:
 
 
 def _unload(model: Any) -> None:
-    network = model.unload()
+    with stand_ins(model):
+        network = model.unload()
     if hasattr(network, "peft_config"):
         del network.peft_config
 

@@ -192,10 +192,10 @@ class _Edits(nn.Module):
         site = self._sites.get((layer, is_last))
         if site is None:
             return rows
-        h, R = rows.float(), orthonormal(self.basis[site])
+        h, R = rows.to(self.basis), orthonormal(self.basis[site])
         W, b = self.weight[site], self.bias[site]
         added = (h @ W.T + b - h @ R.T) @ R
-        return (h + self._drop(added)).to(rows.dtype)
+        return (h + self._drop(added)).to(rows)
 
     def save(self, folder: Path, shape: Mapping[str, Any]) -> None:
         """R itself, W and b, and what they fit."""

@@ -54,6 +54,7 @@ class Tuned(Protocol):
 class Given:
     """What a cell gives a method. num_unlabelled: training-side texts. context_length, max_tokens: in tokens, None
     without a bound. has_base, has_answers: whether the model is a language model and the prompt asks for an answer.
+    is_quantised: whether the base's weights are rounded to a few bits, so that they cannot be trained themselves.
     """
 
     num_labels: int
@@ -62,6 +63,7 @@ class Given:
     max_tokens: int | None
     has_base: bool
     has_answers: bool
+    is_quantised: bool = False
 
 
 LANGUAGE_MODEL, ENCODER, UNLABELLED = "a pretrained language model", "a pretrained encoder", "unlabelled texts"

@@ -13,6 +13,7 @@ from handful.engine.base import Base
 from handful.models.causal_lm import CausalLM
 from handful.models.model import Model
 from handful.models.none import NoModel
+from handful.models.placement import Asked
 from handful.models.text_encoder import TextEncoder
 
 MODELS: dict[str, type[CausalLM] | type[TextEncoder] | type[NoModel]] = {
@@ -21,7 +22,7 @@ MODELS: dict[str, type[CausalLM] | type[TextEncoder] | type[NoModel]] = {
     "none": NoModel,
 }
 
-_resident: dict[tuple[Model, str], Base] = {}
+_resident: dict[tuple[Model, str, Asked], Base] = {}
 
 
 def forget() -> None:
@@ -30,9 +31,9 @@ def forget() -> None:
     gc.collect()
 
 
-def resident(model: Model, device: str) -> Base:
+def resident(model: Model, device: str, placement: Asked = "auto") -> Base:
     """The loaded base; loads it, and lets another one go, only when it is not the one at hand."""
-    key = (model, device)
+    key = (model, device, placement)
     if key not in _resident:
         if not isinstance(model, NoModel):
             for other in [held for held in _resident if not isinstance(held[0], NoModel)]:
@@ -40,6 +41,6 @@ def resident(model: Model, device: str) -> Base:
             gc.collect()
         start = time.perf_counter()
         with progress.stage("load"):
-            _resident[key] = model.load(device)
+            _resident[key] = model.load(device, placement)
         _resident[key].load_seconds = time.perf_counter() - start
     return _resident[key]

@@ -7,18 +7,25 @@ says otherwise. Knows nothing of methods or prompts.
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
+import shutil
+import tempfile
+import weakref
 from dataclasses import dataclass, field
+from importlib import util
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 
-from handful.engine.base import Base, PathCheck
+from handful.engine.base import Base, PathCheck, Placement
 from handful.engine.check import check_path
 from handful.engine.memory import keep_freed_memory_where_plenty
 from handful.errors import ModelError, first_line
 from handful.identity import ESTIMATED
 from handful.models.checkpoint import check_folder, content_hash, find, load_tokenizer, read_config
+from handful.models.placement import Asked, Decision, Place, decide, device_map, measured, sizes_of, skeleton
 from handful.models.shapes import KNOWN
 
 SHIPPED = ("reviews-llama-5m",)
@@ -28,7 +35,9 @@ SHIPPED = ("reviews-llama-5m",)
 @dataclass(frozen=True)
 class CausalLM:
     """A causal LM. checkpoint: a folder, a shipped name or a hub name. revision: a hub commit, or the hash
-    of a folder's files; filled when left out. dtype: of the weights.
+    of a folder's files; filled when left out. dtype: of the weights, and of what is computed with them. quantization:
+    "nf4" rounds the layers' linear maps to 4 bits (Dettmers et al. 2023, QLoRA, without double quantisation), which
+    changes every number; it needs bitsandbytes.
     """
 
     name: ClassVar[str] = "causal_lm"
@@ -37,6 +46,7 @@ class CausalLM:
     checkpoint: str = "reviews-llama-5m"
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: Literal["none", "nf4"] = field(default="none", metadata={"later": True})
     folder: str | None = field(default=None, metadata={"where": True})
 
     def resolve(self, device: str = "auto") -> CausalLM:
@@ -56,6 +66,8 @@ class CausalLM:
         return dataclasses.replace(self, revision=ESTIMATED, dtype=self._dtype(device), folder=None)
 
     def _resolved(self, device: str, with_weights: bool) -> CausalLM:
+        if with_weights:
+            self._check_quantization()
         folder, name, commit = self._find(with_weights)
         check_folder(folder, name, with_weights)
         revision = commit or content_hash(folder)
@@ -73,6 +85,13 @@ class CausalLM:
             return self.dtype
         # bf16 without bf16 units is four times slower than fp32, so a CPU gets fp32.
         return "bfloat16" if device != "cpu" and torch.cuda.is_available() else "float32"
+
+    def _check_quantization(self) -> None:
+        if self.quantization == "nf4" and util.find_spec("bitsandbytes") is None:
+            raise ModelError(
+                "quantization = \"nf4\" needs bitsandbytes, which is not here: pip install 'handful[nf4]', or give "
+                'quantization = "none"'
+            )
 
     def context_length(self) -> int | None:
         """Tokens, from the configuration; None where the architecture sets no bound."""
@@ -92,21 +111,25 @@ class CausalLM:
             return None
         return load_tokenizer(self._folder(), self.checkpoint)
 
-    def load(self, device: str = "cpu") -> Base:
-        """Weights and tokenizer on a device, with the packed way checked. Raises ModelError."""
-        from transformers import AutoModelForCausalLM
-
+    def load(self, device: str = "cpu", placement: Asked = "auto") -> Base:
+        """Weights and tokenizer on a device, or spread from it on, with the packed way checked. Raises ModelError."""
+        self._check_quantization()
         keep_freed_memory_where_plenty()
         tokenizer = self.load_tokenizer()
         dtype: torch.dtype = getattr(torch, self.dtype if self.dtype != "auto" else "float32")
         try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                self._folder(), dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True
-            )
+            bare = skeleton(self._folder(), dtype)
         except Exception as error:
-            raise ModelError(
-                f"the model {self.checkpoint!r} cannot be loaded as a causal language model: {first_line(error)}"
-            ) from None
+            raise self._unloadable(error) from None
+        rooms = measured(device)
+        is_quantised = self.quantization != "none"
+        decision = decide(
+            placement, sizes_of(bare, self.context_length(), is_quantised), rooms, self.checkpoint, is_quantised
+        )
+        try:
+            loaded = self._read(bare, decision, rooms.main, dtype)
+        except Exception as error:
+            raise self._unloadable(error) from None
         model, told = loaded
         absent = sorted({*told["missing_keys"], *(str(key[0]) for key in told["mismatched_keys"])})
         if absent:
@@ -115,7 +138,9 @@ class CausalLM:
                 f"the model {self.checkpoint!r} lacks {len(absent)} of its weights, such as {absent[0]}: it was saved "
                 "from another architecture, or without its language model head. Save it from AutoModelForCausalLM"
             )
-        model.to(device).eval()
+        if decision.layers is None and not is_quantised:
+            model.to(device)
+        model.eval()
         config = model.config.get_text_config()
         embeddings = model.get_input_embeddings().num_embeddings
         if len(tokenizer) > embeddings:
@@ -125,7 +150,7 @@ class CausalLM:
             )
         facts = {
             "architecture": config.model_type,
-            "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "num_parameters": sum(map(_count, model.parameters())),
             "num_layers": config.num_hidden_layers,
             "width": config.hidden_size,
             "vocabulary": embeddings,
@@ -133,8 +158,55 @@ class CausalLM:
             "checkpoint": self.checkpoint,
         }
         base = Base(model, tokenizer, torch.device(device), PathCheck(False, "unchecked"), self.context_length(), facts)
+        base.placement = _placement(decision, rooms.main)
         base.path = check_path(base, dtype)
         return base
+
+    def _unloadable(self, error: Exception) -> ModelError:
+        return ModelError(
+            f"the model {self.checkpoint!r} cannot be loaded as a causal language model: {first_line(error)}"
+        )
+
+    def _read(self, bare: Any, decision: Decision, main: Place, dtype: torch.dtype) -> tuple[Any, Any]:
+        """(model, what transformers tells of its loading). Raises what transformers raises."""
+        from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+        options: dict[str, Any] = {}
+        if decision.layers is not None:
+            options["device_map"] = device_map(bare, decision.layers, main)
+        elif self.quantization == "nf4":
+            options["device_map"] = {"": main}  # it is quantised on the way there
+        if self.quantization == "nf4":
+            options["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=False,
+                bnb_4bit_compute_dtype=dtype,
+            )  # fmt: skip
+        offloaded = tempfile.mkdtemp(prefix="handful-") if "disk" in (decision.layers or ()) else None
+        # It warns of what was decided here.
+        talkative = logging.getLogger("accelerate.big_modeling")
+        level = talkative.level
+        talkative.setLevel(logging.ERROR)
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                self._folder(), dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True,
+                offload_folder=offloaded, **options,
+            )  # fmt: skip
+        except BaseException:
+            shutil.rmtree(offloaded or "", ignore_errors=True)
+            raise
+        finally:
+            talkative.setLevel(level)
+        model, told = loaded
+        if offloaded is not None:
+            weakref.finalize(model, shutil.rmtree, offloaded, ignore_errors=True)
+        # peft would distribute the model anew by it.
+        model.__dict__.pop("hf_device_map", None)
+        for module in model.modules():
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                # Else the first pass without gradients rounds the scales to bf16, and scores before and after training
+                # are those of two models.
+                module.support_avx512bf16_for_cpu = False
+        return model, told
 
     def _find(self, with_weights: bool = True) -> tuple[Path, str, str | None]:
         """(folder, name, hub commit or None). Downloads from the hub when it is no folder."""
@@ -151,6 +223,25 @@ class CausalLM:
         config = read_config(self._folder(), self.checkpoint)
         text = config.get("text_config")
         return text if isinstance(text, dict) else config
+
+
+def _placement(decision: Decision, main: Place) -> Placement:
+    """As the engine sees it: what lies in memory or on disk runs on the first device."""
+    if decision.layers is None:
+        return Placement(decision.why)
+
+    def device(place: Place) -> torch.device:
+        return torch.device("cuda", place) if isinstance(place, int) else torch.device("cpu")
+
+    homes = tuple(device(place if isinstance(place, int) else main) for place in decision.layers)
+    away = {number for number, place in enumerate(decision.layers) if place != main and not isinstance(place, int)}
+    return Placement(decision.why, homes, frozenset(away))
+
+
+def _count(parameter: torch.nn.Parameter) -> int:
+    """How many numbers; of a quantised weight, those that it stands for."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else math.prod(state.shape)
 
 
 def sliding_window(config: Any) -> int | None:

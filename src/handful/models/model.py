@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Protocol
 
 from handful.engine.base import Base
+from handful.models.placement import Asked
 
 
 class Model(Protocol):
@@ -38,6 +39,6 @@ class Model(Protocol):
         """The tokenizer alone; None for no model, and for one of which only an outline is known."""
         ...
 
-    def load(self, device: str = "cpu") -> Base:
-        """Weights and tokenizer on a device."""
+    def load(self, device: str = "cpu", placement: Asked = "auto") -> Base:
+        """Weights and tokenizer on a device, or, of a language model that is to be spread, from it on."""
         ...

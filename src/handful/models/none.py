@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from handful.engine.base import Base, PathCheck
+from handful.models.placement import Asked
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,6 @@ class NoModel:
         """None."""
         return None
 
-    def load(self, device: str = "cpu") -> Base:
+    def load(self, device: str = "cpu", placement: Asked = "auto") -> Base:
         """A base without model and tokenizer."""
         return Base(None, None, torch.device(device), PathCheck(False, "no base"))

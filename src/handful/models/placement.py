@@ -53,11 +53,15 @@ class Sizes:
         """All of them."""
         return sum(self.layers) + self.outside
 
+    def fit(self, room: int) -> bool:
+        """Whether the whole base, and what it needs to work in, fits so many bytes."""
+        return self.weights + self.working <= room
+
 
 @dataclass(frozen=True)
 class Rooms:
-    """Bytes that are free. gpus: on each, the study's own first; none when it runs on the CPU. disk: where temporary
-    files go.
+    """Bytes that are free. gpus: on each that is to be used, the study's own first; none when it runs on the CPU. disk:
+    where temporary files go.
     """
 
     gpus: tuple[int, ...]
@@ -83,11 +87,17 @@ class Decision:
     layers: tuple[Place, ...] | None = None
 
 
-def measured(device: str) -> Rooms:
-    """What is free here, for a study on a device ("cpu", "cuda")."""
-    gpus = range(torch.cuda.device_count()) if device.startswith("cuda") else ()
+def measured(device: str, asked: Asked, sizes: Sizes) -> Rooms:
+    """What is free here, for a study on a device ("cpu", "cuda"). Further GPUs are left alone, since measuring takes
+    some of their memory, where the first one will do.
+    """
+    gpus: list[int] = []
+    for number in range(torch.cuda.device_count()) if device.startswith("cuda") else ():
+        gpus.append(available_bytes(torch.device("cuda", number)))
+        if asked == "single" or (asked == "auto" and sizes.fit(gpus[0])):
+            break
     return Rooms(
-        gpus=tuple(available_bytes(torch.device("cuda", number)) for number in gpus),
+        gpus=tuple(gpus),
         cpu=available_bytes(torch.device("cpu")),
         disk=shutil.disk_usage(tempfile.gettempdir()).free,
     )
@@ -160,7 +170,7 @@ def decide(asked: Asked, sizes: Sizes, rooms: Rooms, name: str, is_quantised: bo
     """
     where = "one GPU" if rooms.gpus else "the CPU"
     told = f"{gigabytes(sizes.weights)} of weights, {gigabytes(rooms.one)} free on {where}"
-    fits = sizes.weights + sizes.working <= rooms.one
+    fits = sizes.fit(rooms.one)
     if asked == "single" and not fits:
         four_bits = "" if is_quantised else ', model.quantization = "nf4", which changes its numbers,'
         raise ModelError(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import subprocess
+import sys
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -22,6 +25,7 @@ from handful.engine import layers, offload
 from handful.engine.base import Base, PathCheck
 from handful.engine.budget import bytes_per_token
 from handful.errors import ModelError, RunError, SpecError
+from handful.estimate import estimate
 from handful.executors import Told
 from handful.models import causal_lm, placement
 from handful.models.causal_lm import CausalLM
@@ -280,6 +284,40 @@ def test_single_that_does_not_fit_is_refused(folders: dict[str, Path], monkeypat
         CausalLM(checkpoint=str(folders["llama"])).resolve("cpu").load("cpu", "single")
 
 
+# -- spread over GPUs ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("llama", "float32"), ("llama", "bfloat16"), ("gemma3", "float32")])
+def test_layers_on_two_devices_mix_none(kind: str, dtype: str) -> None:
+    """On devices that torch only pretends to have: for lack of GPUs."""
+    if not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"):
+        pytest.skip("this torch cannot pretend a device")
+    command = [sys.executable, str(ROOT / "tests" / "pretended_devices.py"), kind, dtype]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert ended.stdout.strip() == "nothing is mixed", ended.stderr[-2000:]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["zero_shot", "lora", "prompt_tuning", "loreft"])
+def test_spread_from_a_gpu_on_scores_as_one_device_does(
+    name: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A layer on each GPU, and what is left in memory and on disk: one GPU is enough. Not yet run."""
+    sizes = sizes_of(skeleton(folders["llama"], torch.float32), 4096, False)
+    count = min(2, torch.cuda.device_count())
+    each = 2 * sizes.layers[0] + sizes.working // count
+    rooms = Rooms((each + sizes.outside, *[each] * (count - 1)), 2 * sizes.layers[0], GB)
+    model = CausalLM(checkpoint=str(folders["llama"]), dtype="float32").resolve("cuda")
+    single = model.load("cuda", "single")
+    monkeypatch.setattr(causal_lm, "measured", lambda *asked: rooms)
+    spread = model.load("cuda", "spread")
+    assert spread.placement.is_spread and spread.path.fast, (spread.placement, spread.path)
+    single.token_budget = spread.token_budget = 512
+    knobs: dict[str, Any] = {"dropout": 0.0} if name == "lora" else {}
+    assert np.abs(scores(spread, name, **knobs) - scores(single, name, **knobs)).max() < 1e-3
+
+
 # -- in a study --------------------------------------------------------------------------------------------------
 
 
@@ -358,6 +396,18 @@ def test_all_weights_are_not_trained_in_4_bits(folders: dict[str, Path], tmp_pat
     (cell,) = read_study(str(study_file(tmp_path, model, "'full'"))).cells
     with pytest.raises(SpecError, match="full trains every weight, which cannot be done on weights of 4 bits"):
         resolve_cell(cell, "cpu", outline=True)
+
+
+def test_a_plan_counts_4_bits(folders: dict[str, Path], tmp_path: Path) -> None:
+    def memory(quantization: str) -> int:
+        model = f"{{ checkpoint = 'meta-llama/Llama-2-7b-hf', revision = 'x', quantization = '{quantization}' }}"
+        study = read_study(str(study_file(tmp_path, model, "'zero_shot'")))
+        plan = plan_study(study, outline=True)
+        return estimate(plan, StudyFolder(tmp_path / "nowhere"), study.execution, measure_seconds=0.001).memory_bytes
+
+    # 32 layers of 4 * 4096^2 in attention and 3 * 4096 * 11008 in the MLP: 2 bytes become 4.5 bits
+    saved = 32 * (4 * 4096**2 + 3 * 4096 * 11_008) * (2 - 4.5 / 8)
+    assert memory("none") - memory("nf4") == pytest.approx(saved, abs=10)
 
 
 @pytest.fixture(scope="module")

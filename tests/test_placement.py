@@ -247,6 +247,22 @@ def test_all_weights_are_not_trained_on_a_spread_base(bases: dict[str, tuple[Bas
         scores(bases["llama"][1], "full")
 
 
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+def test_in_16_bits_what_is_offloaded_is_checked_in_float32(
+    kind: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = CausalLM(checkpoint=str(folders[kind]), dtype="bfloat16").resolve("cpu")
+    single = model.load("cpu")
+    rooms = short_of_memory(folders[kind], torch.bfloat16)
+    monkeypatch.setattr(causal_lm, "measured", lambda *asked: rooms)
+    spread = model.load("cpu")
+    assert spread.placement.offloaded == {1, 2}
+    assert str(spread.path) == str(single.path) and spread.path.fast
+    assert {weight.dtype for weight in spread.network.parameters()} == {torch.bfloat16}
+    single.token_budget = spread.token_budget = 512
+    assert np.abs(scores(spread, "lora") - scores(single, "lora")).max() < 1e-5
+
+
 def test_what_lay_on_disk_goes_with_its_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint in another dtype is written anew for it; else it stays where it is."""
     folder = make_toy_model(tmp_path / "toy")

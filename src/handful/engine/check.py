@@ -21,6 +21,7 @@ from handful.engine.batching import Batch, batches, padded_batches
 from handful.engine.forward import answer_logits
 from handful.engine.graft import Graft
 from handful.engine.layers import KNOWN, Unsupported, check_anatomy
+from handful.engine.offload import absent_weights
 from handful.engine.packing import Item
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 1e-3}
@@ -101,17 +102,20 @@ def _mean_error(rows: Rows, truth: Rows) -> float:
 
 
 def _is_plainly(base: Base, dtype: torch.dtype) -> bool:
-    """Whether the weights are numbers of this type, here, so that they can be widened; those of 4 bits are computed
-    with in any type as they are.
+    """Whether the weights are numbers of this type, so that they can be widened; those of 4 bits are computed with in
+    any type as they are.
     """
     weights = list(base.network.parameters())
-    are_numbers = all(weight.dtype in (dtype, torch.float32) or hasattr(weight, "quant_state") for weight in weights)
-    return are_numbers and not any(weight.device.type == "meta" for weight in weights)
+    return all(weight.dtype in (dtype, torch.float32) or hasattr(weight, "quant_state") for weight in weights)
 
 
 @contextmanager
 def _float32(base: Base) -> Iterator[None]:
     """The same weights in float32, the layers' only while each runs, so that no second copy of the model is needed."""
+    # What lies elsewhere is brought in the type that its place has, as another parameter each time.
+    places = [(part, name, part.get_parameter(name).dtype) for part, name in absent_weights(base.network)]
+    for part, name, _ in places:
+        _to_type([part.get_parameter(name)], torch.float32)
     narrow = {weight: weight.dtype for weight in base.network.parameters() if weight.dtype.itemsize == 2}
     layers = list(base.layers)
     inside = {weight for layer in layers for weight in layer.parameters()}
@@ -140,6 +144,8 @@ def _float32(base: Base) -> Iterator[None]:
             handle.remove()
         for weight, dtype in narrow.items():
             _to_type([weight], dtype)
+        for part, name, dtype in places:
+            _to_type([part.get_parameter(name)], dtype)
 
 
 def _to_type(weights: Sequence[Tensor], dtype: torch.dtype) -> None:

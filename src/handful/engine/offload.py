@@ -20,6 +20,16 @@ def _absent(module: nn.Module) -> list[tuple[nn.Module, Any]]:
     return [(part, hook) for part, hook in found if getattr(hook, "offload", False)]
 
 
+def absent_weights(network: nn.Module) -> list[tuple[nn.Module, str]]:
+    """(part, name) of each weight that lies elsewhere."""
+    return [
+        (part, name)
+        for part, _ in _absent(network)
+        for name, weight in part._parameters.items()
+        if weight is not None
+    ]
+
+
 @contextmanager
 def brought(layer: nn.Module) -> Iterator[None]:
     """The layer's weights lie on its device inside. What autograd keeps of them stays until it is let go."""

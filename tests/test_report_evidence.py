@@ -172,7 +172,8 @@ def test_variance_components_are_those_of_the_predictions(summary: Summary) -> N
             found = variance_components([correct(method, step, seed) for seed in range(3)])
             seeds, texts, both = (round(100 * share) for share in found.shares.values())
             spread = 100 * math.sqrt(found.seeds)
-            assert words == f"seeds {seeds} %, texts {texts} %, both {both} % (sd between seeds {spread:.2f})"
+            sd = f"(sd between seeds beyond chance {spread:.2f})"
+            assert words == f"seeds {seeds} %, texts {texts} %, both {both} % {sd}"
     page = FORMATS["html"](summary)
     assert "sample and init together" in page
 

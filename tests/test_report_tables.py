@@ -58,7 +58,7 @@ def test_every_latex_row_has_every_column(study: Study) -> None:
     assert len(lines) == len(study.summary.rows) + len(study.summary.spreads)
     for line in lines:
         assert line.endswith(r" \\") and len(re.findall(r"(?<!\\)&", line)) == 2
-    assert r"\begin{tabular}{lcc}" in source and "$N = 1{,}500$" in source
+    assert r"\begin{tabular}{p{0.28\linewidth}cc}" in source and "$N = 1{,}500$" in source
 
 
 def test_latex_commands_are_the_table_s_own(study: Study) -> None:
@@ -85,7 +85,7 @@ def test_latex_says_what_the_table_says(study: Study) -> None:
 
 @pytest.mark.parametrize(("text", "shown"), [
     ("a_b", r"a\_b"), ("50 %", r"50 \%"), ("\\", r"\textbackslash{}"), ("{$&#}", r"\{\$\&\#\}"), ("[1]", "{[}1{]}"),
-    ("a\nb", "a b"), ('"x y"', "''x y''"),
+    ("a\nb", "a b"), ('"x y" and "z"', "``x y'' and ``z''"),
 ])
 def test_latex_escapes(text: str, shown: str) -> None:
     assert latex.escape(text) == shown

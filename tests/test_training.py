@@ -12,6 +12,8 @@ import torch
 from handful.engine.base import Base
 from handful.engine.graft import Graft, ParameterGroup
 from handful.errors import RunError, SpecError
+from handful.identity import spec_id
+from handful.methods.lora import LoRA
 from handful.training import Recipe, TrainingSpec, _steps, fit_graft, rate_factor
 from test_methods import ANSWERS, TASK, TEST, TRAIN, make
 from toys import toy_base
@@ -147,6 +149,16 @@ def test_dropout_is_seeded_by_the_cell_and_not_by_what_ran_before() -> None:
     with make("lora", dropout=0.0, learning_rate=1e-2).attach(base, TASK, seed=1) as tuned:
         tuned.fit(TRAIN, [], SPEC, seed=2)
         assert not np.array_equal(tuned.predict(TEST), scores[0])
+
+
+def test_a_recipes_hash_is_that_of_what_it_says() -> None:
+    """It stands in records, so it is pinned: a knob that other recipes get must not move it."""
+    assert LoRA.recipe.hash == "c7c8ec3da02fcb03"
+    said = {"learning_rate": 0.1, "loss": "labels", "epochs": [["100", 9], ["inf", 3]]}
+    recipe = Recipe(learning_rate=0.1, loss="labels", epochs=((100, 9), (math.inf, 3)))
+    assert recipe.hash == spec_id({"recipe": said})
+    by_number = dataclasses.replace(recipe, learning_rates=((50, 0.1), (math.inf, 0.2)))
+    assert by_number.hash == spec_id({"recipe": said | {"learning_rates": [["50", 0.1], ["inf", 0.2]]}})
 
 
 def test_recipe_precedence() -> None:

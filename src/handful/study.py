@@ -300,9 +300,16 @@ def run_plan(
                     break
         pending = pending_runs(plan, folder)
         finished = len(plan.distinct) - len(pending)
-        folder.write_execution(_kept_settings(settings, stored, finished))
-        folder.write_plan(plan.as_dict())
-        folder.write_lock(lock_of(plan.as_dict(), plan.distinct, dataclasses.asdict(settings), versions()))
+        told = plan.as_dict()
+        if pending or not stored:
+            stored = _kept_settings(settings, stored, finished)
+            folder.write_execution(stored)
+        else:
+            # Nothing runs: what is said of how the records were made stays as it was.
+            told["command"] = (folder.plan_if_any() or told).get("command", told["command"])
+        folder.write_plan(told)
+        if pending or not folder.lock_sha256():
+            folder.write_lock(lock_of(told, plan.distinct, stored, versions()))
         EXECUTORS[EXECUTOR]().run(pending, folder, settings, on_event or _ignore)
         _count_overlap(plan, folder)
     return outcome(plan, folder)

@@ -119,8 +119,13 @@ class Recipe:
 
     @property
     def hash(self) -> str:
-        """16 hex digits over all of it, for the record."""
-        return spec_id({"recipe": repr(self)})
+        """16 hex digits over what it says, for the record. What it leaves open is left out, so that a knob which
+        recipes get later leaves the hashes of those that do without as they are.
+        """
+        said = {knob.name: getattr(self, knob.name) for knob in fields(self)}
+        for name in ("epochs", "learning_rates"):
+            said[name] = [[str(bound), value] for bound, value in said[name]]
+        return spec_id({"recipe": {name: value for name, value in said.items() if value}})
 
     def fill(self, cell: Mapping[str, Any], own_learning_rate: float | None) -> dict[str, Any]:
         """The cell's training section in full. The method's own learning rate goes before the section's."""

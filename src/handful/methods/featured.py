@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Literal, Protocol
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from handful import progress
 from handful.errors import RunError
@@ -20,6 +21,8 @@ from handful.training import Curve, TrainingSpec
 
 FORMAT = 1
 
+DECIMALS = 9
+"""Of a log-probability: what lies below depends on the kernels that BLAS has for a machine. Fits run on one thread."""
 
 CROSS_VALIDATED: Literal["cross_validated"] = "cross_validated"
 
@@ -30,7 +33,8 @@ FOLDS = 5
 
 Penalty = float | Literal["cross_validated"]
 """C of the logistic regression, or that the labelled texts choose it: by log-loss over FOLDS stratified folds, fewer
-where a label has fewer texts, C = 1 where one has a single text."""
+where a label has fewer texts. The text of a label that has no other is in every training part; C = 1 where fewer than
+two labels have several."""
 
 
 def check_penalty(penalty: Penalty) -> list[str]:
@@ -88,7 +92,9 @@ class FeatureTuned:
         if len(set(labels.tolist())) < 2:
             raise RunError(f"a logistic regression needs texts of two labels, got {len(set(labels.tolist()))}")
         self._features.fit(examples)
-        model = self._regression(self._features.transform(examples), labels, seed)
+        rows = self._features.transform(examples)
+        with threadpool_limits(1):
+            model = self._regression(rows, labels, seed)
         weights, bias = model.coef_, model.intercept_
         if weights.shape[0] == 1:  # two labels: one row of weights, for the second
             weights, bias = np.vstack([-weights / 2, weights / 2]), np.array([-bias[0] / 2, bias[0] / 2])
@@ -99,29 +105,31 @@ class FeatureTuned:
 
     def predict(self, examples: Sequence[EncodedExample]) -> np.ndarray:
         """[examples, labels] float64; a label that no training text had gets the log of 1e-12."""
-        scores = self._features.transform(examples) @ self._weights.T + self._bias
+        rows = self._features.transform(examples)
+        with threadpool_limits(1):
+            scores = rows @ self._weights.T + self._bias
         shifted = scores - scores.max(axis=1, keepdims=True)
         seen = np.exp(shifted)
         out = np.full((len(examples), len(self._task.label_names)), 1e-12)
         out[:, self._classes] = np.maximum(seen / seen.sum(axis=1, keepdims=True), 1e-12)
         progress.advance(len(examples), len(examples))
-        normalised: np.ndarray = np.log(out / out.sum(axis=1, keepdims=True))
+        normalised: np.ndarray = np.log(out / out.sum(axis=1, keepdims=True)).round(DECIMALS)
         return normalised
 
     def _regression(self, rows: Any, labels: np.ndarray, seed: int) -> Any:
         """A fitted logistic regression, its penalty chosen where that is asked for."""
         from sklearn.linear_model import LogisticRegression
-        from sklearn.model_selection import GridSearchCV, StratifiedKFold
+        from sklearn.model_selection import GridSearchCV
 
         model = LogisticRegression(max_iter=2000)
         if not isinstance(self._inverse_penalty, str):
             return model.set_params(C=self._inverse_penalty).fit(rows, labels)
-        folds = min(FOLDS, int(np.unique(labels, return_counts=True)[1].min()))
-        if folds < 2:
+        parts = _folds(labels, seed)
+        if not parts:
             chosen = 1.0
+            progress.note("the penalty was not cross-validated: fewer than two labels have several texts")
         else:
-            split = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32)
-            search = GridSearchCV(model, {"C": PENALTIES}, scoring="neg_log_loss", cv=split, refit=False)
+            search = GridSearchCV(model, {"C": PENALTIES}, scoring=_likelihood, cv=parts, refit=False)
             chosen = float(search.fit(rows, labels).best_params_["C"])
         self.facts = {"inverse_penalty": chosen}
         return model.set_params(C=chosen).fit(rows, labels)
@@ -151,6 +159,29 @@ class FeatureTuned:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Nothing was touched."""
+
+
+def _folds(labels: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(training, held out) indices of every fold; none where fewer than two labels have two texts."""
+    from sklearn.model_selection import StratifiedKFold
+
+    names, counts = np.unique(labels, return_counts=True)
+    if (counts > 1).sum() < 2:
+        return []
+    several = np.flatnonzero(np.isin(labels, names[counts > 1]))
+    single = np.flatnonzero(np.isin(labels, names[counts == 1]))
+    split = StratifiedKFold(min(FOLDS, int(counts[counts > 1].min())), shuffle=True, random_state=seed % 2**32)
+    return [
+        (np.sort(np.concatenate([several[train], single])), several[held])
+        for train, held in split.split(several, labels[several])
+    ]
+
+
+def _likelihood(model: Any, rows: Any, labels: np.ndarray) -> float:
+    """Mean log-probability of the true labels; a fold need not hold all of them."""
+    from sklearn.metrics import log_loss
+
+    return -float(log_loss(labels, model.predict_proba(rows), labels=model.classes_))
 
 
 def text_of(example: EncodedExample) -> str:

@@ -124,15 +124,28 @@ def _group_findings(rows: Sequence[Row], summary: Summary) -> list[str]:
         if any(row.cells[number].reads_labels and row.cells[number].accuracy for row in rows)
     ]
     if not with_labels:
-        return [
-            f"{row.label}, which reads no labels, reaches {_accuracy(row.cells[number])}."
-            for row in rows for number in columns[:1] if row.cells[number].accuracy
-        ]
+        return _without_labels([row for row in rows if columns and row.cells[columns[0]].accuracy], columns)
     spreads = [spread for spread in summary.spreads if spread.group == rows[0].group]
     sentences = [_best_sentence(rows, with_labels[-1]), _gain_sentence(rows, with_labels, spreads)]
     if len(with_labels) > 1 and not summary.claims:
         sentences.append(_best_sentence(rows, with_labels[0]))
     return [sentence for sentence in sentences if sentence]
+
+
+def _without_labels(rows: Sequence[Row], columns: Sequence[int]) -> list[str]:
+    """One sentence: the best of the rows, none of which reads labels, and how far they lie apart."""
+    if not rows:
+        return []
+    best = max(rows, key=lambda row: _estimate(row.cells[columns[0]]))
+    sentence = f"{best.label}, which reads no labels, reaches {_accuracy(best.cells[columns[0]])}"
+    if len(rows) > 1:
+        reached = [_estimate(row.cells[columns[0]]) for row in rows]
+        mean = percent(sum(reached) / len(reached))
+        sentence += (
+            f", the best of {len(rows)} that read none: they range from {percent(min(reached))} to "
+            f"{percent(max(reached))} %, {mean} % on average"
+        )
+    return [sentence + "."]
 
 
 def _best_sentence(rows: Sequence[Row], number: int) -> str:

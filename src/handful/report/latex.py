@@ -24,10 +24,9 @@ from handful.summary import Cell, Row, Spread, Summary
 _SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': "''", "\N{EN DASH}": "--", "\N{DAGGER}": r"\dag{}",
+    "|": r"\textbar{}", "\N{EN DASH}": "--", "\N{DAGGER}": r"\dag{}",
     "\N{HORIZONTAL ELLIPSIS}": r"\dots{}",
-    # The straight quotation mark (above) has no command in LaTeX's first font encoding. An opening bracket after \\
-    # would be read as its argument.
+    # An opening bracket after \\ would be read as its argument.
     "[": "{[}", "]": "{]}",
 }
 
@@ -43,7 +42,8 @@ def render(summary: Summary) -> str:
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{escape(summary.name)}. {escape(' '.join(_notes(summary)))}}}",
-        rf"\begin{{tabular}}{{l{'c' * num_columns}}}",
+        r"\small",
+        rf"\begin{{tabular}}{{p{{0.28\linewidth}}{'c' * num_columns}}}",
         r"\toprule",
         _line(["method", *(f"$N = {number:,}$".replace(",", "{,}") for number in summary.columns)]),
         r"\midrule",
@@ -61,7 +61,10 @@ def render(summary: Summary) -> str:
 
 def escape(text: str) -> str:
     """The text for LaTeX, every special character printed as it is."""
-    return "".join(_SPECIAL.get(letter, letter) for letter in printable(text))
+    # Quotation marks come in pairs: the odd ones open.
+    parts = printable(text).split('"')
+    quoted = parts[0] + "".join(("``" if number % 2 == 0 else "''") + part for number, part in enumerate(parts[1:]))
+    return "".join(_SPECIAL.get(letter, letter) for letter in quoted)
 
 
 def _notes(summary: Summary) -> list[str]:

@@ -236,7 +236,7 @@ def components_table(summary: Summary) -> Table:
 def _components(found: VarianceComponents) -> str:
     shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found.shares.items())
     if found.inits is None:
-        return f"{shares} (sd between seeds {100 * math.sqrt(found.seeds):.2f})"
+        return f"{shares} (sd between seeds beyond chance {100 * math.sqrt(found.seeds):.2f})"
     samples = f"between samples {100 * math.sqrt(found.seeds):.2f}, " if found.num_seeds > 1 else ""
     return f"{shares} (sd {samples}between starts {100 * math.sqrt(found.inits):.2f})"
 

@@ -79,7 +79,8 @@ def make_run(spec_id: str, seed: int | None, outcome: Outcome, init_seed: int | 
     seconds = mapping(record.execution, "seconds")
     test_seconds = number(seconds, "test")
     test_rate = number(mapping(record.execution, "texts_per_second"), "test")
-    if test_rate is None and test_seconds:
+    is_remembered = bool(number(mapping(record.execution, "amounts"), "remembered_test_texts"))
+    if test_rate is None and test_seconds and not is_remembered:
         test_rate = len(tested.ids) / test_seconds
     return Run(
         spec_id=spec_id,
@@ -91,7 +92,8 @@ def make_run(spec_id: str, seed: int | None, outcome: Outcome, init_seed: int | 
         calibration_error=number(record.metrics, "calibration_error"),
         chosen_update=whole(record.curve, "chosen_update"),
         curve=_curve(record),
-        train_seconds=number(seconds, "train"),
+        # Before its first update a method may look at unlabelled texts: that is part of what it takes to train it.
+        train_seconds=_sum(number(seconds, "prior"), number(seconds, "train")),
         test_texts_per_second=test_rate,
         peak_memory_bytes=whole(record.execution, "peak_memory_bytes"),
         num_trainable=whole(record.learned, "num_trainable"),
@@ -102,6 +104,10 @@ def make_run(spec_id: str, seed: int | None, outcome: Outcome, init_seed: int | 
         num_texts_cut=whole(record.facts, "num_texts_cut"),
         init_seed=init_seed,
     )
+
+
+def _sum(first: float | None, second: float | None) -> float | None:
+    return second if first is None or second is None else first + second
 
 
 def _curve(record: RunRecord) -> tuple[CurvePoint, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from handful.engine.pooling import text_rows
 from handful.engine.scoring import normalise
 from handful.errors import HandfulError, RunError, SpecError
 from handful.examples import EncodedExample, Task
-from handful.methods import METHODS
+from handful.methods import METHODS, featured
+from handful.methods.predictions import Predictions
 from handful.models.text_encoder import TextEncoder
 from handful.progress import recording
 from handful.spec import read_study
@@ -387,3 +389,47 @@ def test_every_method_on_three_labels_and_on_sentence_pairs(
     assert all(record["status"] == "finished" for record in records), [record.get("reason") for record in records]
     made = next(record for record in records if record["spec"]["method"]["name"] == "predictions")
     assert made["metrics"]["accuracy"] == 1.0
+
+
+# -- what other tools write --------------------------------------------------------------------------------
+
+
+def answered(tmp_path: Path, rows: str, ids: Sequence[str], missing: str = "refused") -> Any:
+    """The table's answers to texts `text 0`, `text 1`, ... with these ids; (log-probabilities, facts)."""
+    (tmp_path / "made.csv").write_text(rows, encoding="utf-8")
+    method = Predictions(path=str(tmp_path / "made.csv"), missing=missing)  # type: ignore[arg-type]
+    task = Task(("bad", "good"), (), (), ())
+    examples = [EncodedExample(name, (), (), 1, {"text": f"text {place}"}) for place, name in enumerate(ids)]
+    tuned = method.attach(None, task, seed=0)  # type: ignore[arg-type]
+    return tuned.predict(examples), tuned.facts
+
+
+def test_a_column_of_other_ids_does_not_hide_the_texts(tmp_path: Path) -> None:
+    rows = "id,text,label\n0,text 0,good\n1,text 1,bad\n"
+    scores, facts = answered(tmp_path, rows, ["a1", "b2"])
+    assert scores.argmax(axis=1).tolist() == [1, 0] and facts["found_by"] == "text"
+
+
+def test_what_is_no_label_is_wrong_where_missing_is(tmp_path: Path) -> None:
+    rows = "id,label\na,good\nb,N/A\n,bad\n,good\nx,unsure\nx,bad\n"
+    scores, facts = answered(tmp_path, rows, ["a", "b"], "wrong")
+    assert scores.argmax(axis=1).tolist() == [1, 0]
+    assert (facts["num_unanswered"], facts["num_unknown"], facts["has_probabilities"]) == (1, 1, False)
+    with pytest.raises(RunError, match="'N/A' is no label"):
+        answered(tmp_path, rows, ["a", "b"])
+    _, facts = answered(tmp_path, rows, ["a"])
+    assert facts["num_unanswered"] == 0, "rows that nobody asks for may hold anything"
+
+
+def test_whole_numbers_with_a_point_are_ids(tmp_path: Path) -> None:
+    scores, facts = answered(tmp_path, "id,label\n0.0,good\n1.0,bad\n", ["0", "1"])
+    assert facts["found_by"] == "id" and scores.argmax(axis=1).tolist() == [1, 0]
+
+
+def test_a_label_with_one_text_does_not_end_cross_validation() -> None:
+    labels = np.array([0] * 6 + [1] * 6 + [2])
+    parts = featured._folds(labels, seed=0)
+    assert len(parts) == 5
+    assert all(12 in train and 12 not in held for train, held in parts)
+    assert sorted(index for _, held in parts for index in held) == list(range(12))
+    assert featured._folds(np.array([0, 0, 0, 1]), seed=0) == []

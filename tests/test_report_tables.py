@@ -67,6 +67,7 @@ def test_latex_commands_are_the_table_s_own(study: Study) -> None:
         "usepackage", "begin", "end", "centering", "caption", "toprule", "midrule", "bottomrule", "textbf", "underline",
         "footnotesize", "textit", "dag", "textbackslash", "textasciitilde", "textasciicircum", "textless",
         "textgreater", "textbar", "dots", "multicolumn", "paragraph",
+        "small", "linewidth",
     }
     assert set(re.findall(r"\\([A-Za-z]+)", source)) <= own
     uncommented = re.sub(r"^%.*$", "", source, flags=re.MULTILINE)

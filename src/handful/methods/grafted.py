@@ -53,7 +53,11 @@ class GraftTuned:
         self._before = state_of(base.network)
         self.offset = np.zeros(len(task.label_names))
         base.network.eval()
-        self._graft = make()
+        try:
+            self._graft = make()
+        except BaseException:
+            restore(base.network, self._before)
+            raise
         try:
             if saved is not None:
                 self.offset = np.array(json.loads((saved / SCORING_FILE).read_text(encoding="utf-8"))["offset"])

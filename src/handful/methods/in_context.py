@@ -130,7 +130,7 @@ class ContextTuned:
                 f"{longest}. Lower max_tokens in the prompt, or take a base with a longer context"
             )
         self.offset = self._prior()
-        self.facts = {"num_demonstrations": min(self._method.demonstrations, len(self._given))}
+        self.facts = {"num_demonstrations": len(self._given)} if self._method.choice == "random" else {}
         if self.offset.any():
             self.facts["label_offset"] = self.offset.tolist()
         if self._task.prune_nats is not None:
@@ -141,11 +141,23 @@ class ContextTuned:
     def predict(self, examples: Sequence[EncodedExample]) -> np.ndarray:
         """[examples, labels] float64 log-probabilities, normalised over the labels."""
         pruning = None if self._task.prune_nats is None else Pruning(self._task.prune_nats, self.offset)
-        return normalise(self._scores(examples, pruning) + self.offset)
+        scores = normalise(self._scores(examples, pruning) + self.offset)
+        if self._numbers:
+            numbers = self._numbers
+            self.facts = {"num_demonstrations": max(numbers), **self.facts}
+            if min(numbers) < max(numbers):
+                mean = sum(numbers) / len(numbers)
+                self.facts |= {"fewest_demonstrations": min(numbers), "mean_demonstrations": mean}
+                progress.note(
+                    f"the context holds {min(numbers)} to {max(numbers)} demonstrations beside a test text, {mean:.1f} "
+                    f"on average; {numbers.count(0)} of {len(numbers)} texts are asked without any"
+                )
+        return scores
 
     def _scores(self, examples: Sequence[EncodedExample], pruning: Pruning | None = None) -> np.ndarray:
         """Texts with the same demonstrations together: a long one that has fewer would shorten what all share."""
         shown = [self._shown(example) for example in examples]
+        self._numbers = [len(some) for some in shown]
         scores = np.zeros((len(examples), len(self._task.label_names)))
         for count in sorted({len(some) for some in shown}):
             inside = [index for index, some in enumerate(shown) if len(some) == count]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -121,6 +121,7 @@ class TableTuned:
     def __init__(self, method: Predictions, path: Path, task: Task) -> None:
         self._method, self._path, self._names = method, path, task.label_names
         self.facts: dict[str, Any] = {}
+        self._no_labels: list[str] = []
 
     def fit(
         self,
@@ -139,11 +140,14 @@ class TableTuned:
         """
         fields = list(examples[0].fields) if examples else []
         table = read_table(self._path, [self._method.id, self._method.label, *self._names, *fields])
-        keys, keyed_by = self._keys(table, fields)
-        rows, given = self._answers(table)
+        asked, keys, keyed_by = self._looked_up(examples, table, fields)
+        wanted = set(asked)
+        # Only what is asked for is read: other rows may hold anything.
+        read, given = self._answers(table)
         known: dict[str, np.ndarray] = {}
         num_doubled = 0
-        for key, row in zip(keys, rows, strict=True):
+        for number, key in enumerate(keys):
+            row = read(number) if key in wanted else None
             if row is None:
                 continue
             if key in known:
@@ -151,9 +155,8 @@ class TableTuned:
                 if not np.allclose(known[key], row):
                     raise RunError(f"{self._path} answers one text in two ways ({keyed_by} {key[:60]!r}): keep one row")
             known[key] = row
-        asked = [example.id if keyed_by == "id" else _squeezed(example.fields.values()) for example in examples]
         absent = [index for index, key in enumerate(asked) if key not in known]
-        num_unknown = len(known.keys() - set(asked))
+        num_unknown = len({key for key in keys if key and key not in wanted})
         if absent and self._method.missing == "refused":
             shown = ", ".join(repr(examples[index].id) for index in absent[:SHOWN])
             raise RunError(
@@ -165,12 +168,15 @@ class TableTuned:
             (num_unknown, "answers of texts that are no test texts here are left out"),
             (num_doubled, "answers stand there twice"),
             (len(absent), "test texts have no answer and count as wrong"),
+            (len(self._no_labels), f"of them were answered with what is no label, such as {self._no_label_shown}"),
             (0 if given == "probabilities" else len(known), "answers are labels without probabilities: their log-loss "
              "and calibration error say nothing"),
         ):  # fmt: skip
             if count:
                 progress.note(f"{self._path.name}: {count} {what}")
         self.facts = {"given": given, "num_unanswered": len(absent), "num_unknown": num_unknown, "found_by": keyed_by}
+        if given == "labels" or absent:
+            self.facts["has_probabilities"] = False
         answers = [
             known[key] if key in known else _sure((example.label + 1) % len(self._names), len(self._names))
             for key, example in zip(asked, examples, strict=True)
@@ -190,23 +196,43 @@ class TableTuned:
     ) -> None:
         """Nothing was touched."""
 
-    def _keys(self, table: Table, fields: Sequence[str]) -> tuple[list[str], str]:
-        """What each row is about, and what that is: an id or a text."""
-        if self._method.id in table.columns:
-            return [str(value).strip() for value in table.columns[self._method.id]], "id"
+    @property
+    def _no_label_shown(self) -> str:
+        return repr(self._no_labels[0][:40]) if self._no_labels else ""
+
+    def _looked_up(
+        self, examples: Sequence[EncodedExample], table: Table, fields: Sequence[str]
+    ) -> tuple[list[str], list[str], str]:
+        """(key of every text asked for, key of every row, what they are): ids, where some row has one of those asked
+        for; else texts, where the table has them: a column of ids may count rows of another table."""
+        texts = [_squeezed(example.fields.values()) for example in examples]
+        if self._method.id not in table.columns:
+            return texts, self._texts(table, fields), "text"
+        ids, keys = [example.id for example in examples], [_id(value) for value in table.columns[self._method.id]]
+        if not set(ids).intersection(keys):
+            # As a table writes whole numbers once one of them was blank.
+            keys = [key.removesuffix(".0") for key in keys]
+        has_texts = bool(fields) and all(name in table.columns for name in fields)
+        if has_texts and not set(ids).intersection(keys):
+            progress.note(f"{self._path.name}: no {self._method.id!r} is one of a test text, so texts are looked up")
+            return texts, self._texts(table, fields), "text"
+        return ids, keys, "id"
+
+    def _texts(self, table: Table, fields: Sequence[str]) -> list[str]:
+        """The text of each row. Raises RunError without the columns for it."""
         absent = [name for name in fields if name not in table.columns]
         if absent or not fields:
             raise RunError(
                 f"{self._path} has neither a column {self._method.id!r} with ids nor the text columns "
                 f"({', '.join(fields)}); it has {', '.join(table.column_names)}"
             )
-        return [_squeezed(values) for values in zip(*(table.columns[name] for name in fields), strict=True)], "text"
+        return [_squeezed(values) for values in zip(*(table.columns[name] for name in fields), strict=True)]
 
-    def _answers(self, table: Table) -> tuple[list[np.ndarray | None], str]:
-        """Each row's probabilities [labels], None where it has no answer; and whether they were given as such."""
+    def _answers(self, table: Table) -> tuple[Callable[[int], np.ndarray | None], str]:
+        """Row -> its probabilities [labels], None where it has no answer; and whether they were given as such."""
         if all(name in table.columns for name in self._names):
             columns = [table.columns[name] for name in self._names]
-            return [self._probabilities(number, row) for number, row in enumerate(zip(*columns, strict=True), 1)], (
+            return lambda number: self._probabilities(number + 1, [column[number] for column in columns]), (
                 "probabilities"
             )
         if self._method.label not in table.columns:
@@ -214,13 +240,16 @@ class TableTuned:
                 f"{self._path} has neither a column {self._method.label!r} with labels nor one with probabilities for "
                 f"each of {', '.join(self._names[:5])}; it has {', '.join(table.column_names)}"
             )
-        return [self._label(number, value) for number, value in enumerate(table.columns[self._method.label], 1)], (
-            "labels"
-        )
+        labels = table.columns[self._method.label]
+        return lambda number: self._label(number + 1, labels[number]), "labels"
 
     def _label(self, number: int, value: object) -> np.ndarray | None:
-        name = "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value).strip()
+        name = _id(value)
         if not name:
+            return None
+        name = name if name in self._names else name.removesuffix(".0")
+        if name not in self._names and self._method.missing == "wrong":
+            self._no_labels.append(name)
             return None
         if name not in self._names:
             raise RunError(
@@ -244,6 +273,11 @@ class TableTuned:
             )
         clipped: np.ndarray = np.maximum(row, LEAST)
         return clipped / clipped.sum()  # type: ignore[no-any-return]
+
+
+def _id(value: object) -> str:
+    """As text; nothing for a blank."""
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value).strip()
 
 
 def _sure(label: int, num_labels: int) -> np.ndarray:

@@ -79,6 +79,7 @@ def make_run(spec_id: str, seed: int | None, outcome: Outcome, init_seed: int | 
     seconds = mapping(record.execution, "seconds")
     test_seconds = number(seconds, "test")
     test_rate = number(mapping(record.execution, "texts_per_second"), "test")
+    has_probabilities = record.learned.get("has_probabilities") is not False
     is_remembered = bool(number(mapping(record.execution, "amounts"), "remembered_test_texts"))
     if test_rate is None and test_seconds and not is_remembered:
         test_rate = len(tested.ids) / test_seconds
@@ -88,8 +89,9 @@ def make_run(spec_id: str, seed: int | None, outcome: Outcome, init_seed: int | 
         status="finished",
         accuracy=float(tested.correct.mean()),
         macro_f1=number(record.metrics, "macro_f1"),
-        log_loss=number(record.metrics, "log_loss"),
-        calibration_error=number(record.metrics, "calibration_error"),
+        # Where nobody gave probabilities, what is computed from stand-ins for them says nothing.
+        log_loss=number(record.metrics, "log_loss") if has_probabilities else None,
+        calibration_error=number(record.metrics, "calibration_error") if has_probabilities else None,
         chosen_update=whole(record.curve, "chosen_update"),
         curve=_curve(record),
         # Before its first update a method may look at unlabelled texts: that is part of what it takes to train it.

@@ -85,7 +85,8 @@ def test_a_model_with_compiled_chains_scores_and_learns_alike(kind: str) -> None
         compiled = scores_and_gradients(kind)
         assert chains.are_compiled(compiled[0]) and not journal.notes and len(chains._chains._made) == 4
     for ours, theirs in zip(compiled, plainly, strict=True):
-        assert torch.allclose(ours, theirs, atol=5e-5 * max(1.0, float(theirs.abs().max())))
+        # This toy's gradients are in the hundreds, and move by 1e-4 of the largest from one CPU's kernels to another's.
+        assert torch.allclose(ours, theirs, atol=1e-3 * max(1.0, float(theirs.abs().max())))
 
 
 def test_what_cannot_be_compiled_stays_plain_and_says_so() -> None:

@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from handful import progress
 from handful.errors import RunError
@@ -87,6 +86,8 @@ class FeatureTuned:
         seed: int,
     ) -> Curve:
         """Fits on every labelled text. Raises RunError with fewer than two labels."""
+        from threadpoolctl import threadpool_limits
+
         examples = [*train, *selection]
         labels = np.array([example.label for example in examples])
         if len(set(labels.tolist())) < 2:
@@ -105,6 +106,8 @@ class FeatureTuned:
 
     def predict(self, examples: Sequence[EncodedExample]) -> np.ndarray:
         """[examples, labels] float64; a label that no training text had gets the log of 1e-12."""
+        from threadpoolctl import threadpool_limits
+
         rows = self._features.transform(examples)
         with threadpool_limits(1):
             scores = rows @ self._weights.T + self._bias

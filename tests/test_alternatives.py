@@ -89,10 +89,19 @@ def test_as_many_demonstrations_as_the_context_holds() -> None:
     context = longest + sum(lengths[:3])
     with make("in_context", context=context).attach(base, SEPARATED, seed=0) as tuned:
         tuned.fit(train, [], None, seed=0)
-        assert 1 <= tuned.facts["num_demonstrations"] <= 4
-        for example in [*test, dataclasses.replace(test[0], tokens=(1, *range(50, 50 + context - 3)))]:
-            prompt = tuned._with_demonstrations(example, tuned._shown(example)).tokens
-            assert len(prompt) + 2 <= context
+        asked = [*test, dataclasses.replace(test[0], tokens=(1, *range(50, 50 + context - 3)))]
+        numbers = []
+        for example in asked:
+            shown = tuned._shown(example)
+            numbers.append(len(shown))
+            assert len(tuned._with_demonstrations(example, shown).tokens) + 2 <= context
+        with recording() as journal:
+            tuned.predict(asked)
+        assert numbers[-1] == 0 < max(numbers), "the last one leaves no room"
+        told = tuned.facts
+        assert (told["fewest_demonstrations"], told["num_demonstrations"]) == (0, max(numbers))
+        assert told["mean_demonstrations"] == pytest.approx(sum(numbers) / len(numbers))
+        assert f"{numbers.count(0)} of {len(numbers)} texts are asked without any" in " ".join(journal.notes)
     tuned = make("in_context", context=longest).attach(base, SEPARATED, seed=0)
     with pytest.raises(RunError, match=r"not one demonstration fits.*max_tokens"):
         tuned.fit(train, [], None, seed=0)

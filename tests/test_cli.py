@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from handful import __version__
-from handful.cli import Pace, main
+from handful.cli import main
 from handful.results import Predictions, RunRecord, StudyFolder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -129,6 +129,10 @@ def test_report_runs_without_torch(tmp_path: Path) -> None:
 # -- a study -------------------------------------------------------------------------------------------
 
 
+TELLING = ("plan.json", "execution.json", "study.lock.json")
+"""Files that tell how the records of a study were made."""
+
+
 def test_a_study_runs_shows_its_table_and_goes_on(typed: Typed, tmp_path: Path) -> None:
     light_study(tmp_path)
     code, out, err = typed("study", "light.toml")
@@ -145,9 +149,14 @@ def test_a_study_runs_shows_its_table_and_goes_on(typed: Typed, tmp_path: Path) 
     assert code == 0
     assert out.count("finished in") == 1
 
-    code, out, _ = typed("study", "light.toml")
+    told = {name: (tmp_path / "studies/light" / name).read_bytes() for name in TELLING}
+    text = (tmp_path / "light.toml").read_text(encoding="utf-8").replace("[grid]", "[execution]\nthreads = 1\n[grid]")
+    (tmp_path / "light.toml").write_text(text, encoding="utf-8")
+    (tmp_path / "light.toml").rename(tmp_path / "renamed.toml")
+    code, out, _ = typed("study", "renamed.toml")
     assert code == 0
     assert "finished in" not in out and "Nothing is left to run" in out and "N = 16" in out
+    assert told == {name: (tmp_path / "studies/light" / name).read_bytes() for name in TELLING}
 
 
 def test_a_failed_cell_is_exit_code_1_and_is_shown(
@@ -346,15 +355,15 @@ def test_pins_hold_for_every_build_and_name_no_place() -> None:
 
 
 def test_the_bars_of_a_terminal_take_every_event() -> None:
-    from handful.cli import _shown
     from handful.executors import CellEnded, CellProgress, CellStarted
     from handful.spec import read_study, resolve_cell
+    from handful.watching import watched
 
     preset = read_study("quickstart")
     spec = resolve_cell(next(cell for cell in preset.cells if cell["method"]["name"] == "tfidf"))
     stream = StringIO()
     console = Console(file=stream, force_terminal=True, width=80, color_system=None)
-    with _shown(console, {spec.spec_id: 10.0}) as show:
+    with watched(console, {spec.spec_id: 10.0}) as show:
         show(CellStarted(1, 2, "first [bold]label", spec))
         show(CellProgress("train", 3, 7))
         show(CellProgress("", 0, 0))
@@ -368,6 +377,8 @@ def test_the_bars_of_a_terminal_take_every_event() -> None:
 
 
 def test_remaining_time_is_corrected_by_what_cells_took() -> None:
+    from handful.watching import Pace
+
     pace = Pace({"a": 10.0, "b": 20.0, "c": 30.0})
     assert pace.remaining("a", 4.0) == pytest.approx(6.0 + 50.0)
     pace.ended("a", 20.0)

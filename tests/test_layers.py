@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     for line in (
         "__main__",
         "cli",
-        "catalogue | estimate | showing | texts",
+        "catalogue | estimate | showing | texts | watching",
         "serving | report",
         "summary",
         "distillation",
@@ -37,7 +37,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "engine",
         "results",
         "learning_curves",
-        "calibration | statistics | examples | progress | identity | tables | published",
+        "calibration | statistics | examples | progress | identity | tables | published | files",
         "errors",
     )
 )
@@ -46,7 +46,7 @@ DEPTH = {module: depth for depth, line in enumerate(LAYERS) for module in line}
 # Narrower than the order alone: what a module may import, of all that stands below it.
 NUMBERS = {"calibration", "learning_curves", "statistics", "examples", "progress", "identity", "tables", "errors"}
 ONLY: dict[str, set[str]] = {
-    "report": {"summary", "results", "statistics", "errors", "identity", "progress"},
+    "report": {"summary", "results", "statistics", "errors", "identity", "progress", "files"},
     "summary": {"results", "learning_curves", "statistics", "errors", "identity", "progress"},
     "data": {"results", *NUMBERS},
     "prompts": {"results", *NUMBERS},
@@ -54,7 +54,7 @@ ONLY: dict[str, set[str]] = {
 
 # These answer at once, or read a study on a machine that has no torch.
 HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets"}
-WITHOUT_HEAVY = {"__init__", "__main__", "cli", "report", "summary", "results", *NUMBERS}
+WITHOUT_HEAVY = {"__init__", "__main__", "cli", "report", "summary", "results", "files", *NUMBERS}
 
 # Names of distributions that differ from what is imported.
 DISTRIBUTIONS = {"sklearn": "scikit-learn"}

@@ -33,6 +33,15 @@ def test_it_is_the_formula() -> None:
     assert edit(0, h, False) is h and edit(1, h, True) is h, "no edit stands there"
 
 
+def test_a_failed_attachment_leaves_the_base_alone() -> None:
+    base = toy_base("llama")
+    base.model.train()
+    before = fingerprint(base)
+    with pytest.raises(RunError, match="rank"):
+        make("loreft", rank=base.facts["width"] + 1).attach(base, TASK, seed=0)
+    assert same(before, fingerprint(base))
+
+
 def test_it_is_pyrefts() -> None:
     """Against what pyreft 0.1.0's own class gave (scripts/loreft_reference.py)."""
     from safetensors.torch import load_file

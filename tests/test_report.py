@@ -309,6 +309,11 @@ def test_findings_where_no_row_reads_labels(tmp_path: Path) -> None:
     study = Study(tmp_path)
     study.finish(ZERO_SHOT, 200, 0, [1] * 3 + [0])
     assert findings(study.summary)[0].startswith("zero_shot, which reads no labels, reaches 75.0 % [")
+    for ending, right in (("In a word", 2), ("So", 1)):
+        prompt = {"name": "alpaca", "ending": ending}
+        study.finish(ZERO_SHOT, 200, 0, [1] * right + [0] * (4 - right), prompt=prompt)
+    (sentence,) = findings(study.summary)
+    assert sentence.endswith("the best of 3 that read none: they range from 25.0 to 75.0 %, 50.0 % on average.")
 
 
 def test_many_rows_and_two_data_sources(tmp_path: Path) -> None:

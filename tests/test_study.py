@@ -54,6 +54,14 @@ def write_study(folder: Path, fixed: str = "", grid: str = "", execution: str = 
     return str(folder / "study.toml")
 
 
+def test_problems_in_execution_hide_none_in_a_cell(tmp_path: Path) -> None:
+    file = write_study(tmp_path, grid="method = ['lorra']\nseed = [-1]", execution='placement = "everywhere"')
+    with pytest.raises(SpecError) as error:
+        read_study(file)
+    for words in ("no 'lorra'", "seed must not be negative", "placement must be one of"):
+        assert words in str(error.value)
+
+
 @dataclass
 class FakeLine:
     """Stands in for `run.run`. ends: what the n-th run (from 1) does instead of ending well."""

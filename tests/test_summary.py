@@ -201,6 +201,18 @@ def test_means_are_over_finished_seeds_and_never_over_some_of_them(study: Study)
     assert study.summary.protocol.splits == {100: ((80, 20),)}
 
 
+def test_what_a_record_does_not_say_of_a_run_is_not_made_up(study: Study) -> None:
+    """Scores that were remembered have no rate, and labels without probabilities no log-loss."""
+    times = {"seconds": {"prior": 3.5, "train": 0.25, "test": 0.04}, "texts_per_second": {}}
+    study.finish(LORA, 100, 0, draws(0.8), told={"execution": times | {"amounts": {"remembered_test_texts": 100}}})
+    cell = cell_of(study.summary, "lora", 100)
+    assert cell.test_texts_per_second is None
+    assert cell.train_seconds == pytest.approx(3.75), "a look at unlabelled texts is part of training"
+    study.finish({"name": "loreft"}, 100, 0, draws(0.8), told={"learned": {"has_probabilities": False}})
+    cell = cell_of(study.summary, "loreft", 100)
+    assert cell.log_loss is None and cell.calibration_error is None and cell.macro_f1 == 0.5
+
+
 def test_a_record_that_says_almost_nothing_gives_no_invented_number(study: Study) -> None:
     parts = ("sample", "metrics", "curve", "learned", "engine", "facts", "execution")
     empty: dict[str, Any] = {name: {} for name in parts}

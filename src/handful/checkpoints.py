@@ -27,6 +27,7 @@ from torch import Tensor
 from handful import progress
 from handful.errors import RunError
 from handful.examples import EncodedExample
+from handful.files import replace_file
 
 FORMAT = 1
 
@@ -154,8 +155,6 @@ class Keeper:
 
     def keep(self, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Replaces the file. numbers: plain data. Where it cannot be written a note says so, and no more happens."""
-        from handful.results import replace_file  # brings pyarrow, which training does without
-
         told = {"format": FORMAT, "made_with": self._made_with, "numbers": numbers, "progress": self._told()}
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,11 +9,9 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,7 +27,6 @@ from handful.errors import HandfulError, SpecError, StudyError, nearest
 if TYPE_CHECKING:
     from handful.catalogue import Entry
     from handful.estimate import Estimate, RunEstimate
-    from handful.executors import Event
     from handful.report import Lookup
     from handful.results import StudyFolder
     from handful.spec import ExecutionSpec, RunSpec
@@ -162,6 +159,7 @@ def study_verb(
         from handful.study import pending_runs, planned, run_plan
         from handful.summary import summarise
         from handful.texts import from_sources
+        from handful.watching import watched
 
         command = _command("study", file_or_preset, model, output, reuse or ())
         plan, execution, notes = planned(file_or_preset, model, command)
@@ -171,7 +169,7 @@ def study_verb(
     for note in notes:
         _say(console, note)
     try:
-        with _shown(console, seconds) as show:
+        with watched(console, seconds) as show:
             outcome = run_plan(plan, execution, folder.path, show, reuse or ())
     except KeyboardInterrupt:
         console.print()
@@ -214,119 +212,6 @@ def _cell_seconds(execution: ExecutionSpec, plan: Plan, folder: StudyFolder) -> 
         # The base and the texts are loaded inside the first run.
         seconds[estimated.pending[0].spec.spec_id] += estimated.load_seconds
     return seconds
-
-
-class Pace:
-    """How long a study still takes: estimates of its cells, corrected by how long finished ones took.
-
-    seconds: spec_id -> estimate, of the cells that are to be run.
-    """
-
-    def __init__(self, seconds: Mapping[str, float]) -> None:
-        self._open = dict(seconds)
-        self._estimated = 0.0
-        self._taken = 0.0
-
-    def ended(self, spec_id: str, seconds: float) -> None:
-        """A cell ended after so many seconds."""
-        self._estimated += self._open.pop(spec_id, 0.0)
-        self._taken += seconds
-
-    def remaining(self, spec_id: str, elapsed: float) -> float | None:
-        """Seconds left, `elapsed` of them gone in the current cell; None when nothing is known."""
-        if not self._open:
-            return None
-        ratio = self._taken / self._estimated if self._estimated and self._taken else 1.0
-        current = self._open.get(spec_id, 0.0)
-        others = sum(self._open.values()) - current
-        return ratio * others + max(ratio * current - elapsed, 0.0)
-
-
-@contextmanager
-def _shown(console: Console, seconds: Mapping[str, float]) -> Iterator[Callable[[Event], None]]:
-    """A listener that shows a study: two bars on a terminal, one line a cell elsewhere."""
-    from handful.executors import CellEnded, CellStarted, Told
-
-    pace = Pace(seconds)
-    bars = _Bars(console, pace) if console.is_terminal else None
-    label = spec_id = ""
-
-    def show(event: Event) -> None:
-        nonlocal label, spec_id
-        if isinstance(event, CellStarted):
-            label, spec_id = event.label, event.spec.spec_id
-        if isinstance(event, CellEnded):
-            pace.ended(spec_id, event.seconds)
-        if bars is not None:
-            bars.update(event)
-        if isinstance(event, Told):
-            console.print(Text(event.line), soft_wrap=True)
-        if isinstance(event, CellEnded):
-            line = Text(f"[{event.index}/{event.total}] {label}: ")
-            line.append(event.status, style="green" if event.status == "finished" else "red")
-            line.append(f" in {_duration(event.seconds)}")
-            if event.reason:
-                line.append(f": {event.reason}", style="red")
-            console.print(line, soft_wrap=True)
-
-    if bars is None:
-        yield show
-    else:
-        with bars.progress:
-            yield show
-
-
-class _Bars:
-    """One bar for the study, one for the cell."""
-
-    def __init__(self, console: Console, pace: Pace) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        self.progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=14),
-            TextColumn("{task.fields[count]}", markup=False),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}", markup=False),
-            console=console,
-            transient=True,
-        )
-        self._pace = pace
-        self._study = self.progress.add_task("study", total=None, count="", left="")
-        self._cell = self.progress.add_task("", total=None, count="", left="", visible=False)
-        self._label = self._spec_id = ""
-        self._start = time.monotonic()
-
-    def update(self, event: Event) -> None:
-        """Moves the bars."""
-        from handful.executors import CellEnded, CellProgress, CellStarted
-
-        if isinstance(event, CellStarted):
-            self._label, self._spec_id, self._start = event.label, event.spec.spec_id, time.monotonic()
-            before = event.index - 1
-            self.progress.update(
-                self._study, total=event.total, completed=before, count=f"{before}/{event.total}"
-            )
-            # reset forgets the fields, so each is given again
-            self.progress.reset(
-                self._cell, total=None, description=event.label, count="", left="", visible=True
-            )
-        elif isinstance(event, CellProgress):
-            share = f"{event.done / event.total:4.0%}" if event.total else ""
-            self.progress.update(
-                self._cell,
-                total=event.total or None,
-                completed=event.done,
-                description=self._label,
-                count=f"{event.stage} {share}",
-            )
-        elif isinstance(event, CellEnded):
-            self.progress.update(self._study, completed=event.index, count=f"{event.index}/{event.total}")
-            self.progress.update(self._cell, visible=False)
-            self._spec_id, self._start = "", time.monotonic()
-        left = self._pace.remaining(self._spec_id, time.monotonic() - self._start)
-        if left is not None:
-            self.progress.update(self._study, left=f"{_duration(left)} left")
 
 
 # -- plan ----------------------------------------------------------------------------------------------
@@ -396,7 +281,7 @@ def _show_prompts(console: Console, file_or_preset: str, model: str | None) -> N
 
 
 def _print_estimate(console: Console, plan: Plan, folder: StudyFolder, estimated: Estimate) -> None:
-    from handful.report.wording import count, plural, size
+    from handful.report.wording import count, plural, seconds, size
 
     pending = estimated.pending
     done = len(estimated.runs) - len(pending)
@@ -424,7 +309,7 @@ def _print_estimate(console: Console, plan: Plan, folder: StudyFolder, estimated
             str(len(runs) - len(open_runs)),
             mark + count(sum(run.train_tokens for run in open_runs)),
             mark + count(sum(run.test_tokens for run in open_runs)),
-            mark + _duration(sum(run.seconds for run in open_runs)) if open_runs else "",
+            mark + seconds(sum(run.seconds for run in open_runs)) if open_runs else "",
         )
     console.print(table)
     console.print()
@@ -504,8 +389,9 @@ def _print_needs(console: Console, estimated: Estimate) -> None:
 
 def _time_words(estimated: Estimate) -> str:
     from handful.estimate import DEVICE
+    from handful.report.wording import seconds
 
-    words = f"about {_duration(estimated.seconds)}"
+    words = f"about {seconds(estimated.seconds)}"
     absent = [base for base in estimated.bases if base.is_estimated]
     if not absent:
         return f"{words}, within a factor of two"
@@ -657,12 +543,6 @@ def _console() -> Console:
 def _say(console: Console, line: str, style: str = "") -> None:
     """One line as it is: never folded (a path must stay whole), never read as markup."""
     console.print(Text(line, style=style), soft_wrap=True)
-
-
-def _duration(seconds: float) -> str:
-    from handful.report.wording import seconds as in_words
-
-    return in_words(seconds)
 
 
 def _output_folder(output: Path | None, name: str) -> Path:

@@ -24,7 +24,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,6 +36,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from handful.errors import StudyError
+from handful.files import replace_file
 from handful.identity import file_hash
 
 FORMAT = 1
@@ -307,21 +308,6 @@ class StudyFolder:
         except (OSError, ValueError):
             return None
         return plain if isinstance(plain, dict) else None
-
-
-def replace_file(target: Path, write: Callable[[Path], object]) -> None:
-    """Has `write` write beside `target`, flushes to disk, then renames: a reader sees the old or the new.
-
-    Raises what `write` raises, and OSError; the old file stays then.
-    """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        write(temporary)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _unknown_format(what: Path | str, given: Any) -> str:

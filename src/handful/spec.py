@@ -205,9 +205,10 @@ def _study_from(plain: Mapping[str, Any], model: str | None, problems: list[str]
         problems.append(f"{key} stands in [fixed] and in {'[grid]' if len(grids) == 1 else 'every grid'}: keep one")
     for place, grid in zip(places, grids, strict=True):
         _check_axes(place, fixed, grid, problems)
-    execution = build(ExecutionSpec, plain.get("execution", {}), "execution", problems)
     if problems:
         return None
+    # From here on the file has the shape of a study, so what is wrong in one place hides nothing in another.
+    execution = build(ExecutionSpec, plain.get("execution", {}), "execution", problems)
     cells = [cell for grid in grids for cell in _cells(fixed, grid, model)]
     if model is not None:
         # Cells that differed by their base alone are one cell now.

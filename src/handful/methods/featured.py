@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol
@@ -86,15 +87,13 @@ class FeatureTuned:
         seed: int,
     ) -> Curve:
         """Fits on every labelled text. Raises RunError with fewer than two labels."""
-        from threadpoolctl import threadpool_limits
-
         examples = [*train, *selection]
         labels = np.array([example.label for example in examples])
         if len(set(labels.tolist())) < 2:
             raise RunError(f"a logistic regression needs texts of two labels, got {len(set(labels.tolist()))}")
         self._features.fit(examples)
         rows = self._features.transform(examples)
-        with threadpool_limits(1):
+        with _one_thread():
             model = self._regression(rows, labels, seed)
         weights, bias = model.coef_, model.intercept_
         if weights.shape[0] == 1:  # two labels: one row of weights, for the second
@@ -106,10 +105,8 @@ class FeatureTuned:
 
     def predict(self, examples: Sequence[EncodedExample]) -> np.ndarray:
         """[examples, labels] float64; a label that no training text had gets the log of 1e-12."""
-        from threadpoolctl import threadpool_limits
-
         rows = self._features.transform(examples)
-        with threadpool_limits(1):
+        with _one_thread():
             scores = rows @ self._weights.T + self._bias
         shifted = scores - scores.max(axis=1, keepdims=True)
         seen = np.exp(shifted)
@@ -162,6 +159,14 @@ class FeatureTuned:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Nothing was touched."""
+
+
+def _one_thread() -> AbstractContextManager[object]:
+    """For linear algebra inside: how it is shared out among threads would move the last digits."""
+    from threadpoolctl import threadpool_limits  # beside scikit-learn, which machines that only tune do without
+
+    limits: AbstractContextManager[object] = threadpool_limits(1)
+    return limits
 
 
 def _folds(labels: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:

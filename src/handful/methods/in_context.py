@@ -130,7 +130,7 @@ class ContextTuned:
                 f"{longest}. Lower max_tokens in the prompt, or take a base with a longer context"
             )
         self.offset = self._prior()
-        self.facts = {"num_demonstrations": len(self._given)} if self._method.choice == "random" else {}
+        self.facts = {}
         if self.offset.any():
             self.facts["label_offset"] = self.offset.tolist()
         if self._task.prune_nats is not None:
@@ -141,23 +141,32 @@ class ContextTuned:
     def predict(self, examples: Sequence[EncodedExample]) -> np.ndarray:
         """[examples, labels] float64 log-probabilities, normalised over the labels."""
         pruning = None if self._task.prune_nats is None else Pruning(self._task.prune_nats, self.offset)
-        scores = normalise(self._scores(examples, pruning) + self.offset)
-        if self._numbers:
-            numbers = self._numbers
-            self.facts = {"num_demonstrations": max(numbers), **self.facts}
-            if min(numbers) < max(numbers):
-                mean = sum(numbers) / len(numbers)
-                self.facts |= {"fewest_demonstrations": min(numbers), "mean_demonstrations": mean}
-                progress.note(
-                    f"the context holds {min(numbers)} to {max(numbers)} demonstrations beside a test text, {mean:.1f} "
-                    f"on average; {numbers.count(0)} of {len(numbers)} texts are asked without any"
-                )
-        return scores
-
-    def _scores(self, examples: Sequence[EncodedExample], pruning: Pruning | None = None) -> np.ndarray:
-        """Texts with the same demonstrations together: a long one that has fewer would shorten what all share."""
         shown = [self._shown(example) for example in examples]
-        self._numbers = [len(some) for some in shown]
+        self._count([len(some) for some in shown])
+        return normalise(self._scores(examples, shown, pruning) + self.offset)
+
+    def _count(self, numbers: Sequence[int]) -> None:
+        """Says how many demonstrations there really are: a long text leaves room for fewer."""
+        if not numbers:
+            return
+        self.facts |= {"num_demonstrations": max(numbers)}
+        if min(numbers) < max(numbers):
+            mean = sum(numbers) / len(numbers)
+            self.facts |= {"fewest_demonstrations": min(numbers), "mean_demonstrations": mean}
+            progress.note(
+                f"the context holds {min(numbers)} to {max(numbers)} demonstrations beside a test text, {mean:.1f} on "
+                f"average; {numbers.count(0)} of {len(numbers)} texts are asked without any"
+            )
+
+    def _scores(
+        self,
+        examples: Sequence[EncodedExample],
+        shown: Sequence[Sequence[EncodedExample]],
+        pruning: Pruning | None = None,
+    ) -> np.ndarray:
+        """shown: the demonstrations of each. Texts with the same demonstrations go together: a long one that has fewer
+        would shorten what all share.
+        """
         scores = np.zeros((len(examples), len(self._task.label_names)))
         for count in sorted({len(some) for some in shown}):
             inside = [index for index, some in enumerate(shown) if len(some) == count]
@@ -200,11 +209,12 @@ class ContextTuned:
             return np.zeros(len(self._task.label_names))
         with progress.stage("prior"):
             if self._method.calibration == "contextual":
-                return contextual_offset(normalise(self._scores(list(self._task.content_free))))
+                free = list(self._task.content_free)
+                return contextual_offset(normalise(self._scores(free, list(map(self._shown, free)))))
             pool = [self._task.pool[index] for index in range(min(PRIOR_TEXTS, len(self._task.pool)))]
             if not pool:
                 raise RunError('there are no unlabelled texts for calibration = "batch": use "contextual"')
-            return batch_offset(normalise(self._scores(pool)))
+            return batch_offset(normalise(self._scores(pool, list(map(self._shown, pool)))))
 
     def save(self, folder: Path) -> None:
         """The demonstrations, their texts among them."""

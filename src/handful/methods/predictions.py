@@ -168,7 +168,7 @@ class TableTuned:
             (num_unknown, "answers of texts that are no test texts here are left out"),
             (num_doubled, "answers stand there twice"),
             (len(absent), "test texts have no answer and count as wrong"),
-            (len(self._no_labels), f"of them were answered with what is no label, such as {self._no_label_shown}"),
+            (len(self._no_labels), f"of them were answered with what is no label, such as {self._no_labels[:1]}"),
             (0 if given == "probabilities" else len(known), "answers are labels without probabilities: their log-loss "
              "and calibration error say nothing"),
         ):  # fmt: skip
@@ -195,10 +195,6 @@ class TableTuned:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Nothing was touched."""
-
-    @property
-    def _no_label_shown(self) -> str:
-        return repr(self._no_labels[0][:40]) if self._no_labels else ""
 
     def _looked_up(
         self, examples: Sequence[EncodedExample], table: Table, fields: Sequence[str]
@@ -249,7 +245,7 @@ class TableTuned:
             return None
         name = name if name in self._names else name.removesuffix(".0")
         if name not in self._names and self._method.missing == "wrong":
-            self._no_labels.append(name)
+            self._no_labels.append(name[:40])
             return None
         if name not in self._names:
             raise RunError(

@@ -7,12 +7,13 @@ figure is drawn.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
+from handful.files import replace_file
 from handful.report import html, latex, long_csv, markdown, terminal
 from handful.report.figures import NAMES, Figure, draw
 from handful.report.texts import Lookup, excerpts
@@ -73,7 +74,13 @@ def write_report(
     for name in tables:
         file, render = TABLES[name]
         contents[file] = render(summary).encode()
-    return tuple(_write(folder.path / name, content) for name, content in contents.items())
+    for name, content in contents.items():
+        replace_file(folder.path / name, partial(_write, content))
+    return tuple(folder.path / name for name in contents)
+
+
+def _write(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
 
 
 def _page(summary: Summary, figures: Mapping[str, Figure], texts: html.Excerpts) -> bytes:
@@ -82,13 +89,3 @@ def _page(summary: Summary, figures: Mapping[str, Figure], texts: html.Excerpts)
         return whole
     rest = {name: figure for name, figure in figures.items() if name != "training"}
     return html.page(summary, rest, texts).encode()
-
-
-def _write(target: Path, content: bytes) -> Path:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target

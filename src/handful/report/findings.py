@@ -49,14 +49,12 @@ def explores(summary: Summary) -> str:
 
 def _claims_in_short(summary: Summary) -> list[str]:
     """One sentence: the declared pairs, each at its fewest labels; one pair alone at its most labels, too."""
-    by_pair: dict[tuple[str, str], list[Claim]] = {}
-    for claim in sorted(summary.claims, key=lambda claim: claim.num_labels):
-        by_pair.setdefault((claim.first, claim.second), []).append(claim)
+    by_pair = _by_pair(sorted(summary.claims, key=lambda claim: claim.num_labels))
     if not by_pair:
         return []
-    told = [claims[0] for claims in by_pair.values()]
+    told = [claims[0] for claims in by_pair]
     if len(told) == 1:
-        (claims,) = by_pair.values()
+        (claims,) = by_pair
         told = list(dict.fromkeys((claims[0], claims[-1])))
     sentence = "; ".join(map(_claim_words, told[:NAMED]))
     return [sentence.replace("can't", "Can't", 1 if sentence.startswith("can't") else 0) + "."]
@@ -66,10 +64,14 @@ def claim_sentences(summary: Summary) -> list[str]:
     """One for each pair that the study declared: "lora beats tfidf by 6.1 points [4.0, 8.2] at 150 labels, same 2,000
     texts, 5 seeds", number of labels after number, and "can't tell" where the data can't.
     """
-    by_pair: dict[tuple[str, str], list[Claim]] = {}
-    for claim in summary.claims:
-        by_pair.setdefault((claim.first, claim.second), []).append(claim)
-    return ["; ".join(_claim_words(claim) for claim in claims) + "." for claims in by_pair.values()]
+    return ["; ".join(map(_claim_words, claims)) + "." for claims in _by_pair(summary.claims)]
+
+
+def _by_pair(claims: Sequence[Claim]) -> list[list[Claim]]:
+    found: dict[tuple[str, str], list[Claim]] = {}
+    for claim in claims:
+        found.setdefault((claim.first, claim.second), []).append(claim)
+    return list(found.values())
 
 
 def _claim_words(claim: Claim) -> str:

@@ -45,8 +45,7 @@ class Tested:
         """The same outcome, on `ids` and in their order; all of them must be here."""
         if tuple(ids) == self.ids:
             return self
-        position = {name: index for index, name in enumerate(self.ids)}
-        order = [position[name] for name in ids]
+        order = _places(self.ids, ids)
         return Tested(tuple(ids), self.labels[order], self.predicted[order], self.gold_log_probability[order])
 
 
@@ -149,9 +148,14 @@ class Unit:
         """The same, on `ids` and in their order; all of them must be here."""
         if tuple(ids) == self.ids:
             return self
-        position = {name: index for index, name in enumerate(self.ids)}
-        order = [position[name] for name in ids]
+        order = _places(self.ids, ids)
         return Unit(tuple(ids), self.labels[order], self.correct[order], self.spec_ids)
+
+
+def _places(ids: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """Where each of `wanted` stands among `ids`."""
+    position = {name: index for index, name in enumerate(ids)}
+    return [position[name] for name in wanted]
 
 
 class HasIds(Protocol):

@@ -512,11 +512,13 @@ def test_the_real_imdb() -> None:
     assert dataset.facts["num_duplicates_across"] == 123
     assert dataset.facts["num_duplicates_within_train"] == 96
     assert not any("<br" in example.fields["text"] for example in dataset.train)
+    test_texts = {example.fields["text"] for example in dataset.test}
+    num_outside_test = sum(one.fields["text"] not in test_texts for one in (*dataset.train, *dataset.unlabelled))
     previous: set[str] = set()
     for num_labels, selected in ((50, 0), (150, 30), (2500, 500), (25_000, 1000)):
         split = draw_split(dataset, num_labels, 0, Holdout().selection_size)
         ids = {example.id for example in (*split.train, *split.selection)}
         assert previous < ids and len(ids) == num_labels and len(split.selection) == selected
         assert split.facts["class_counts"] == {"negative": num_labels // 2, "positive": num_labels // 2}
-        assert len(split.pool) == 512
+        assert len(split.pool) == num_outside_test
         previous = ids

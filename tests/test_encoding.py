@@ -564,6 +564,8 @@ def test_a_study_tokenises_each_text_once(monkeypatch: pytest.MonkeyPatch) -> No
     num_read = sum(calls)
     list(more.task.pool)
     assert sum(calls) == num_read > 0
+    with pytest.raises(IndexError):
+        more.task.pool[20]
     calls.clear()
     encode(small, Cloze(keep="tail"), tokenizer)
     assert sum(calls) > 20
@@ -621,3 +623,16 @@ def test_a_missing_field_is_named(tokenizers: dict[str, PreTrainedTokenizerFast]
     split = Split(LABELS, ("text",), (), (), (Example("e7", {"txt": "x"}),), (), "")
     with pytest.raises(PromptError, match="example 'e7' has no field 'text'"):
         encode(split, Cloze(), tokenizers["byte_level"])
+
+
+def test_of_a_large_pool_only_what_is_read_is_tokenised(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = byte_level()
+    pool = tuple([Example(f"u{index}", {"text": f"text {index}"}) for index in range(1000)])
+    labelled = tuple([Example(f"t{index}", {"text": f"labelled {index}"}, index % 2) for index in range(4)])
+    encoded = encode(Split(LABELS, ("text",), labelled, (), (), pool, "sha256:9"), Cloze(), tokenizer)
+    calls = counted(monkeypatch, type(tokenizer))
+    first = [encoded.task.pool[index] for index in range(10)]
+    assert 0 < sum(calls) < 300
+    assert [one.id for one in encoded.task.pool] == [one.id for one in pool]
+    assert [one.id for one in encoded.task.pool[995:]] == ["u995", "u996", "u997", "u998", "u999"]
+    assert list(encoded.task.pool[:10]) == first and encoded.task.pool[-1].id == "u999"

@@ -262,18 +262,20 @@ def test_tfidf_is_scikit_learns(tmp_path: Path, base: Base) -> None:
         assert np.allclose(np.exp(ours)[:, : theirs.shape[1]], theirs, atol=1e-6)
 
 
-def test_a_pool_lends_tfidf_its_rarity_and_no_words(base: Base) -> None:
+def test_unlabelled_texts_lend_tfidf_their_rarity_and_no_words(base: Base) -> None:
     pool = [EncodedExample(f"p{n}", (), (), -1, {"text": f"lovely film with {n} unheard words"}) for n in range(30)]
-    task = dataclasses.replace(TASK, pool=pool)
+    labelled_too = [dataclasses.replace(one, label=-1) for one in TRAIN[:5]]  # read once, not twice
+    task = dataclasses.replace(TASK, pool=[*pool, *labelled_too])
     found = {}
-    for rarity in ("labelled", "pool"):
+    for rarity in ("labelled", "unlabelled"):
         with make("tfidf", rarity=rarity).attach(base, task, seed=0) as tuned:
             tuned.fit(TRAIN, [], None, seed=0)
             counts = tuned._features._vectorizer
+            assert tuned.facts == ({"num_unlabelled_read": 30} if rarity == "unlabelled" else {})
             found[rarity] = dict(zip(counts.get_feature_names_out(), counts.idf_, strict=True))
-    assert found["pool"].keys() == found["labelled"].keys() and "unheard" not in found["pool"]
+    assert found["unlabelled"].keys() == found["labelled"].keys() and "unheard" not in found["unlabelled"]
     # scikit-learn's smoothed idf: ln((1 + texts) / (1 + texts with the word)) + 1
-    assert found["pool"]["lovely"] == pytest.approx(np.log((1 + 48) / (1 + 36)) + 1)
+    assert found["unlabelled"]["lovely"] == pytest.approx(np.log((1 + 48) / (1 + 36)) + 1)
     assert found["labelled"]["lovely"] == pytest.approx(np.log((1 + 18) / (1 + 6)) + 1)
 
 

@@ -8,7 +8,6 @@ prompts or models.
 from __future__ import annotations
 
 import hashlib
-import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -17,8 +16,6 @@ import numpy as np
 
 from handful.errors import DataError
 from handful.examples import Dataset, Example, Split
-
-MAX_POOL = 512
 
 _EXHAUSTED = -(2**62)
 
@@ -32,8 +29,8 @@ def draw_split(
 
     Labels are drawn with their natural frequencies and at least one each; with `dataset.facts["balanced"]`
     true, equally many each. Every label stays in `train`. Without a test side in `dataset`, the texts
-    that this cell did not draw are its test texts, by id. `pool`: up to 512 texts without labels, the
-    same for every cell; without a test side, only texts that were drawn.
+    that this cell did not draw are its test texts, by id. `pool`: training-side texts without their labels, in an
+    order that is the same for every cell; without a test side, only texts that were drawn.
 
     Raises DataError when `num_labels` is below the number of labels (0 draws none), or more than can be
     drawn, or leaves nothing to test on.
@@ -177,9 +174,9 @@ def _carve(
 def _draw_pool(
     examples: Iterable[Example], field_names: Sequence[str], test_texts: set[tuple[str, ...]]
 ) -> tuple[Example, ...]:
-    allowed = (example for example in examples if text_key(example, field_names) not in test_texts)
-    chosen = heapq.nsmallest(MAX_POOL, allowed, key=lambda example: _rank("pool", example.id))
-    return tuple(Example(example.id, example.fields) for example in chosen)
+    allowed = [example for example in examples if text_key(example, field_names) not in test_texts]
+    allowed.sort(key=lambda example: _rank("pool", example.id))
+    return tuple([Example(example.id, example.fields) for example in allowed])
 
 
 def _rank(key: str, id_: str) -> bytes:

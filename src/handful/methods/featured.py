@@ -45,7 +45,9 @@ def check_penalty(penalty: Penalty) -> list[str]:
 
 
 class Features(Protocol):
-    """Examples -> rows of numbers, once fitted."""
+    """Examples -> rows of numbers, once fitted. facts: what else decided them, for the record."""
+
+    facts: Mapping[str, Any]
 
     def fit(self, examples: Sequence[EncodedExample]) -> None:
         """Learns the features from training examples."""
@@ -92,6 +94,7 @@ class FeatureTuned:
         if len(set(labels.tolist())) < 2:
             raise RunError(f"a logistic regression needs texts of two labels, got {len(set(labels.tolist()))}")
         self._features.fit(examples)
+        self.facts = self._features.facts
         rows = self._features.transform(examples)
         with _one_thread():
             model = self._regression(rows, labels, seed)
@@ -131,7 +134,7 @@ class FeatureTuned:
         else:
             search = GridSearchCV(model, {"C": PENALTIES}, scoring=_likelihood, cv=parts, refit=False)
             chosen = float(search.fit(rows, labels).best_params_["C"])
-        self.facts = {"inverse_penalty": chosen}
+        self.facts = {**self.facts, "inverse_penalty": chosen}
         return model.set_params(C=chosen).fit(rows, labels)
 
     def save(self, folder: Path) -> None:
@@ -205,6 +208,7 @@ class Standardised:
 
     def __init__(self, rows: Callable[[Sequence[EncodedExample]], np.ndarray]) -> None:
         self._rows = rows
+        self.facts: Mapping[str, Any] = {}
         self._mean, self._spread = np.zeros(0), np.ones(0)
 
     def fit(self, examples: Sequence[EncodedExample]) -> None:

@@ -22,7 +22,7 @@ class Tfidf(Defaults):
     """Counts of words and word pairs, weighted by rarity.
 
     max_words: the longest word sequence that is counted. sublinear: 1 + log(count). rarity: over the labelled texts
-    alone, or over the "pool" of unlabelled training-side texts too, as a pretrained base has seen many.
+    alone, or over all "unlabelled" training-side texts too, as a pretrained base has seen such.
     inverse_penalty: C of the logistic regression, or "cross_validated".
     """
 
@@ -30,7 +30,7 @@ class Tfidf(Defaults):
 
     max_words: int = 2
     sublinear: bool = True
-    rarity: Literal["labelled", "pool"] = "labelled"
+    rarity: Literal["labelled", "unlabelled"] = "labelled"
     inverse_penalty: Penalty = 10.0
 
     def __post_init__(self) -> None:
@@ -52,20 +52,20 @@ class Tfidf(Defaults):
     def check(self, given: Given) -> None:
         """Raises SpecError without labels."""
         needs_labels(self.name, given)
-        if self.rarity == "pool" and given.num_unlabelled < 1:
+        if self.rarity == "unlabelled" and given.num_unlabelled < 1:
             raise SpecError(
-                'rarity = "pool" reads training-side texts, and here every text is test: give the data a test side of '
-                'its own (test_path or test_size), or use rarity = "labelled"'
+                'rarity = "unlabelled" reads training-side texts, and here every text is test: give the data a test '
+                'side of its own (test_path or test_size), or use rarity = "labelled"'
             )
 
     def sees(self) -> tuple[str, ...]:
         """What it may look at beside the labelled texts."""
-        return (UNLABELLED,) if self.rarity == "pool" else ()
+        return (UNLABELLED,) if self.rarity == "unlabelled" else ()
 
     def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> FeatureTuned:
         """Leaves the base alone."""
-        pool = task.pool if self.rarity == "pool" else ()
-        return FeatureTuned(task, _Counts(self.max_words, self.sublinear, pool), self.inverse_penalty, saved)
+        counts = _Counts(self.max_words, self.sublinear, task.pool if self.rarity == "unlabelled" else ())
+        return FeatureTuned(task, counts, self.inverse_penalty, saved)
 
 
 class _Counts:
@@ -79,6 +79,7 @@ class _Counts:
         )
         self._vectorizer = self._make(None)
         self._pool = pool
+        self.facts: Mapping[str, Any] = {}
 
     def fit(self, examples: Sequence[EncodedExample]) -> None:
         texts = [text_of(example) for example in examples]
@@ -87,10 +88,13 @@ class _Counts:
         except ValueError:
             raise RunError("no training text has a word in it, so there is nothing to count") from None
         if self._pool:
-            # Words that no labelled text has would get no weight: only the rarity is taken from the pool.
+            # Words that no labelled text has would get no weight: only the rarity is taken from the others.
             words = self._vectorizer.get_feature_names_out().tolist()
             self._vectorizer = self._make({word: index for index, word in enumerate(words)})
-            self._vectorizer.fit([*texts, *(text_of(example) for example in self._pool)])
+            labelled = {example.id for example in examples}
+            others = [text_of(example) for example in self._pool if example.id not in labelled]
+            self._vectorizer.fit([*texts, *others])
+            self.facts = {"num_unlabelled_read": len(others)}
 
     def transform(self, examples: Sequence[EncodedExample]) -> Any:
         return self._vectorizer.transform([text_of(example) for example in examples])

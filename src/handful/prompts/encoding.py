@@ -13,7 +13,7 @@ import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 from weakref import WeakKeyDictionary
 
 from handful import progress
@@ -44,7 +44,10 @@ BLANK_LINE = "\n\n"
 FIXED_DATE = "26 Jul 2024"
 """What a chat template writes as today's date; Llama-3's own default."""
 
+Source = TypeVar("Source")
+
 BATCH_SIZE = 1000
+READ_TOGETHER = 256
 TAIL_TOKENS = 6
 NUM_CHECKED = 10
 MAX_TAILS = 200_000
@@ -72,7 +75,7 @@ def encode(split: Split, prompt: Prompt, tokenizer: Tokenizer | None) -> Encoded
     encoder = _encoder(prompt, split.label_names, split.field_names, tokenizer)
     if encoder is None or tokenizer is None:
         return Encoded(
-            task=Task(split.label_names, (), tuple(map(_bare, split.pool)), ()),
+            task=Task(split.label_names, (), _Lazy(split.pool, lambda some: tuple(map(_bare, some))), ()),
             train=tuple(map(_bare, split.train)),
             selection=tuple(map(_bare, split.selection)),
             test=tuple(map(_bare, split.test)),
@@ -84,8 +87,8 @@ def encode(split: Split, prompt: Prompt, tokenizer: Tokenizer | None) -> Encoded
     task = Task(
         label_names=split.label_names,
         answer_texts=tuple(encoder.answer_texts),
-        pool=_Lazy(len(split.pool), lambda: encoder.examples(tokenizer, split.pool, split.revision)),
-        content_free=_Lazy(len(CONTENT_FREE), lambda: encoder.content_free(tokenizer)),
+        pool=_Lazy(split.pool, lambda some: encoder.examples(tokenizer, some, split.revision)),
+        content_free=_Lazy(CONTENT_FREE, lambda some: encoder.content_free(tokenizer, some)),
         text_tokens=encoder.task_tokens(tokenizer),
         separator=_bare_tokens(tokenizer, BLANK_LINE),
         prune_nats=prompt.prune_nats,
@@ -505,11 +508,11 @@ class _Encoder:
             progress.advance(len(missing), len(missing))
         return [coded[index] for index in range(len(examples))]
 
-    def content_free(self, tokenizer: Tokenizer) -> tuple[EncodedExample, ...]:
-        """The prompt with every text replaced by each of CONTENT_FREE."""
+    def content_free(self, tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[EncodedExample, ...]:
+        """The prompt with every text replaced by each of `texts`."""
         sources = [
             Example(f"content_free:{index}", dict.fromkeys(self.field_names, text), UNLABELLED)
-            for index, text in enumerate(CONTENT_FREE)
+            for index, text in enumerate(texts)
         ]
         return self.examples(tokenizer, sources, "")
 
@@ -761,16 +764,17 @@ def _facts(coded: Sequence[_Coded]) -> dict[str, Any]:
     }
 
 
-class _Lazy(Sequence[EncodedExample]):
-    """Examples that are tokenised when the first one is read: most methods never do."""
+class _Lazy(Sequence[EncodedExample], Generic[Source]):
+    """Examples that are made when they are read, READ_TOGETHER at a time: most methods read none or the first few."""
 
-    def __init__(self, length: int, make: Callable[[], tuple[EncodedExample, ...]]) -> None:
-        self._length = length
-        self._make = make
-        self._made: tuple[EncodedExample, ...] | None = None
+    def __init__(
+        self, sources: Sequence[Source], make: Callable[[Sequence[Source]], tuple[EncodedExample, ...]]
+    ) -> None:
+        self._sources, self._make = sources, make
+        self._made: dict[int, tuple[EncodedExample, ...]] = {}
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._sources)
 
     @overload
     def __getitem__(self, index: int) -> EncodedExample: ...
@@ -779,6 +783,10 @@ class _Lazy(Sequence[EncodedExample]):
     def __getitem__(self, index: slice) -> tuple[EncodedExample, ...]: ...
 
     def __getitem__(self, index: int | slice) -> EncodedExample | tuple[EncodedExample, ...]:
-        if self._made is None:
-            self._made = self._make()
-        return self._made[index]
+        if isinstance(index, slice):
+            return tuple([self[place] for place in range(*index.indices(len(self)))])
+        batch, place = divmod(range(len(self))[index], READ_TOGETHER)
+        if batch not in self._made:
+            start = batch * READ_TOGETHER
+            self._made[batch] = self._make(self._sources[start : start + READ_TOGETHER])
+        return self._made[batch][place]

@@ -103,13 +103,21 @@ def test_contract(
     with method.attach(base, TASK, seed=1) as tuned:
         curve = tuned.fit(TRAIN[:12], TRAIN[12:], TRAINING, seed=2)
         scores = tuned.predict(TEST)
-        tuned.save(tmp_path)
+        tuned.save(tmp_path / "saved")
     assert same(before, fingerprint(base)), "the base must be bit-identical afterwards"
     assert scores.shape == (9, 3) and scores.dtype == np.float64
     assert np.allclose(np.exp(scores).sum(axis=1), 1)
     assert set(curve.as_dict()) == {"points", "chosen_update", "chosen_by"}
-    with method.attach(base, TASK, seed=99, saved=tmp_path) as again:
+    with method.attach(base, TASK, seed=99, saved=tmp_path / "saved") as again:
         assert np.allclose(again.predict(TEST), scores, atol=1e-5)
+        assert again.predict([]).shape == (0, 3)
+    assert same(before, fingerprint(base))
+    other = dataclasses.replace(TASK, label_names=TASK.label_names[::-1])
+    if (tmp_path / "saved").is_dir():
+        with pytest.raises(RunError, match="name the same ones in the same order"):
+            method.attach(base, other, seed=1, saved=tmp_path / "saved")
+        with pytest.raises(RunError, match="a folder that this method saved"):
+            method.attach(base, TASK, seed=1, saved=tmp_path / "nothing")
     assert same(before, fingerprint(base))
     with method.attach(base, TASK, seed=1) as third:
         third.fit(TRAIN[:12], TRAIN[12:], TRAINING, seed=2)

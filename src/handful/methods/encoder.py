@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +22,14 @@ from handful.examples import EncodedExample, Task
 from handful.methods.encoded import encoder_cell, shown_name
 from handful.methods.grafted import restore, state_of
 from handful.methods.method import ENCODER, Defaults, Given, needs_labels
+from handful.methods.saved import read_scoring, write_scoring
 from handful.training import Curve, Recipe, TrainingSpec, optimise
 
 ALL = Recipe(learning_rate=5e-5, loss="labels", epochs=((200, 10), (1000, 6), (float("inf"), 3)))
 HEAD = Recipe(learning_rate=1e-2, loss="labels", epochs=((200, 30), (1000, 20), (float("inf"), 10)))
 """Usual values; not searched for."""
 
-FORMAT = 1
-HEAD_FILE, SCORING_FILE = "head.safetensors", "scoring.json"
+HEAD_FILE = "head.safetensors"
 HEAD_SPREAD = 0.02
 """Standard deviation of the head's first weights, BERT's."""
 
@@ -101,6 +100,8 @@ class EncoderTuned:
     is_adapter = False
 
     def __init__(self, method: Encoder, base: Base, task: Task, seed: int, saved: Path | None) -> None:
+        if saved is not None:
+            read_scoring(saved, task.label_names)
         self._method, self._base, self._task = method, base, task
         self.facts: Mapping[str, Any] = {}
         self._trains_all = method.trains == "all"
@@ -203,15 +204,13 @@ class EncoderTuned:
         """The head; and the encoder as transformers saves one, where it was trained."""
         from safetensors.torch import save_file
 
-        folder.mkdir(parents=True, exist_ok=True)
+        more = {"trains": self._method.trains, "pooling": self._base.facts["pooling"]}
+        write_scoring(folder, self._task.label_names, more)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._head.state_dict().items()}
         save_file(tensors, folder / HEAD_FILE)
         if self._trains_all:
             self._base.network.save_pretrained(folder)
             self._base.tokenizer.save_pretrained(folder)
-        told = {"format": FORMAT, "label_names": list(self._task.label_names), "trains": self._method.trains,
-                "pooling": self._base.facts["pooling"]}  # fmt: skip
-        (folder / SCORING_FILE).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @torch.no_grad()
     def _load(self, folder: Path) -> None:

@@ -5,7 +5,6 @@ Knows no method by name.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,9 +16,8 @@ import numpy as np
 from handful import progress
 from handful.errors import RunError
 from handful.examples import EncodedExample, Task
+from handful.methods.saved import read_scoring, write_scoring
 from handful.training import Curve, TrainingSpec
-
-FORMAT = 1
 
 DECIMALS = 9
 """Of a log-probability: what lies below depends on the kernels that BLAS has for a machine. Fits run on one thread."""
@@ -108,6 +106,8 @@ class FeatureTuned:
 
     def predict(self, examples: Sequence[EncodedExample]) -> np.ndarray:
         """[examples, labels] float64; a label that no training text had gets the log of 1e-12."""
+        if not examples:
+            return np.zeros((0, len(self._task.label_names)))
         rows = self._features.transform(examples)
         with _one_thread():
             scores = rows @ self._weights.T + self._bias
@@ -141,16 +141,15 @@ class FeatureTuned:
         """Weights as safetensors, the features beside them."""
         from safetensors.numpy import save_file
 
-        folder.mkdir(parents=True, exist_ok=True)
+        write_scoring(folder, self._task.label_names, {})
         tensors = {"weights": np.ascontiguousarray(self._weights), "bias": self._bias, "classes": self._classes}
         save_file(tensors, folder / "regression.safetensors")
-        head = {"format": FORMAT, "label_names": list(self._task.label_names)}
-        (folder / "scoring.json").write_text(json.dumps(head, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         self._features.save(folder)
 
     def _load(self, folder: Path) -> None:
         from safetensors.numpy import load_file
 
+        read_scoring(folder, self._task.label_names)
         tensors = load_file(folder / "regression.safetensors")
         self._weights, self._bias, self._classes = tensors["weights"], tensors["bias"], tensors["classes"]
         self._features.load(folder)

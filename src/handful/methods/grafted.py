@@ -5,7 +5,6 @@ Knows no method by name.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -23,11 +22,8 @@ from handful.engine.scoring import bare_label_scores, label_scores, normalise
 from handful.errors import RunError, SpecError
 from handful.examples import EncodedExample, Task
 from handful.methods.method import LANGUAGE_MODEL, UNLABELLED, Defaults, Given, needs_answers, needs_labels
+from handful.methods.saved import read_scoring, write_scoring
 from handful.training import Curve, Recipe, TrainingSpec, fit_graft
-
-FORMAT = 1
-SCORING_FILE = "scoring.json"
-"""Beside the adapter: how its scores become labels."""
 
 
 class GraftTuned:
@@ -51,6 +47,7 @@ class GraftTuned:
         self.is_adapter = is_adapter
         self._base, self._task, self._write = base, task, write
         self._before = state_of(base.network)
+        told = None if saved is None else read_scoring(saved, task.label_names)
         self.offset = np.zeros(len(task.label_names))
         base.network.eval()
         try:
@@ -59,8 +56,8 @@ class GraftTuned:
             restore(base.network, self._before)
             raise
         try:
-            if saved is not None:
-                self.offset = np.array(json.loads((saved / SCORING_FILE).read_text(encoding="utf-8"))["offset"])
+            if told is not None:
+                self.offset = np.array(told["offset"])
             elif prior is not None:
                 with progress.stage("prior"):
                     self.offset = prior(self._graft)
@@ -88,6 +85,8 @@ class GraftTuned:
 
     def predict(self, examples: Sequence[EncodedExample]) -> np.ndarray:
         """[examples, labels] float64 log-probabilities, normalised over the labels."""
+        if not examples:
+            return np.zeros((0, len(self._task.label_names)))
         if self._graft.is_empty:
             scores = bare_label_scores(self._base, examples, self._pruning)
         else:
@@ -98,13 +97,8 @@ class GraftTuned:
         """The adapter in its own format, and beside it how its scores become labels."""
         folder.mkdir(parents=True, exist_ok=True)
         self._write(folder)
-        scoring = {
-            "format": FORMAT,
-            "label_names": list(self._task.label_names),
-            "answers": list(self._task.answer_texts),
-            "offset": self.offset.tolist(),
-        }
-        (folder / SCORING_FILE).write_text(json.dumps(scoring, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        more = {"answers": list(self._task.answer_texts), "offset": self.offset.tolist()}
+        write_scoring(folder, self._task.label_names, more)
 
     def __enter__(self) -> GraftTuned:
         return self

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,9 +20,9 @@ from handful.errors import RunError, SpecError
 from handful.examples import EncodedExample, Task
 from handful.methods.grafted import PRIOR_TEXTS
 from handful.methods.method import LANGUAGE_MODEL, UNLABELLED, Defaults, Given, needs_answers, needs_labels
+from handful.methods.saved import read_scoring, write_scoring
 from handful.training import Curve, TrainingSpec
 
-FORMAT = 1
 FILE = "demonstrations.json"
 
 Calibration = Literal["none", "contextual", "batch"]
@@ -218,18 +217,16 @@ class ContextTuned:
 
     def save(self, folder: Path) -> None:
         """The demonstrations, their texts among them."""
-        folder.mkdir(parents=True, exist_ok=True)
         shown = [
             {"id": one.id, "tokens": list(one.tokens), "answers": [list(answer) for answer in one.answers],
              "label": one.label, "fields": dict(one.fields)}
             for one in self._given
         ]  # fmt: skip
-        told = {"format": FORMAT, "label_names": list(self._task.label_names),
-                "offset": self.offset.tolist(), "demonstrations": shown}  # fmt: skip
-        (folder / FILE).write_text(json.dumps(told, ensure_ascii=False) + "\n", encoding="utf-8")
+        more = {"offset": self.offset.tolist(), "demonstrations": shown}
+        write_scoring(folder, self._task.label_names, more, FILE, indent=None)
 
     def _load(self, folder: Path) -> None:
-        told = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        told = read_scoring(folder, self._task.label_names, FILE)
         self._given = [
             EncodedExample(
                 one["id"], tuple(one["tokens"]), tuple(map(tuple, one["answers"])), one["label"], one["fields"]

@@ -19,6 +19,7 @@ from handful.engine.graft import Graft, ParameterGroup
 from handful.errors import RunError, SpecError
 from handful.examples import Task
 from handful.methods.grafted import Grafted, GraftTuned, Start, check_start, start_prior
+from handful.methods.saved import read_json
 from handful.training import Recipe
 
 RECIPE = Recipe(
@@ -210,7 +211,7 @@ class _Edits(nn.Module):
         """The inverse of save. Raises RunError when the folder was saved with other knobs or from another base."""
         from safetensors.torch import load_file
 
-        told = json.loads((folder / SHAPE_FILE).read_text(encoding="utf-8"))
+        told = read_json(folder, SHAPE_FILE)
         other = [name for name, value in shape.items() if told.get(name) != value]
         if other:
             found = ", ".join(f"{name} {told.get(name)} instead of {shape[name]}" for name in other)

@@ -16,7 +16,7 @@ import pytest
 from handful import data as data_family
 from handful.cli import main
 from handful.data import Imdb, load_dataset
-from handful.errors import DataError, ModelError
+from handful.errors import DataError, ModelError, SpecError
 from handful.estimate import BaseNeeds, Estimate, RunEstimate, Shape, estimate, stated_rates
 from handful.identity import ESTIMATED
 from handful.models.causal_lm import CausalLM
@@ -322,6 +322,18 @@ def test_stand_ins_are_as_many_and_as_long_as_the_reviews() -> None:
     lengths = [sum(len(one.fields["text"]) for one in side) / len(side) for side in (dataset.train, dataset.test)]
     assert lengths == pytest.approx([1304.70, 1273.78], rel=1e-3)
     assert len({example.id for example in (*dataset.train, *dataset.test)}) == REVIEWS + 2000
+
+
+@pytest.mark.parametrize("base", ["reviews-llama-5m", "meta-llama/Llama-2-7b-chat-hf"])
+def test_a_plan_knows_which_layers_and_ranks_a_base_has(base: str) -> None:
+    cell = dict(next(c for c in read_study("quickstart").cells if c["method"]["name"] == "lora"))
+    cell["model"] = {"name": "causal_lm", "checkpoint": base}
+    for knobs, why in (({"layers": [0, 99]}, "layers names 99, and this base has"), ({"rank": 5000}, "more than this")):
+        cell["method"] = {"name": "loreft", **knobs}
+        with pytest.raises(SpecError, match=why):
+            resolve_cell(cell, "cpu", outline=True)
+    cell["method"] = {"name": "loreft", "layers": [0, 2], "rank": 8}
+    assert resolve_cell(cell, "cpu", outline=True).method.layers == (0, 2)
 
 
 def test_nothing_runs_on_stand_ins() -> None:

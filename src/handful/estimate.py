@@ -23,7 +23,7 @@ from handful.examples import EncodedExample, Example, Split
 from handful.identity import ESTIMATED
 from handful.models.model import Model
 from handful.models.placement import FOUR_BITS
-from handful.models.shapes import KNOWN
+from handful.models.shapes import KNOWN, LAYERS, WIDTH, number_of
 from handful.prompts import Field, encode
 from handful.prompts.prompt import full_answers
 from handful.results import StudyFolder
@@ -201,12 +201,12 @@ class Shape:
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Shape:
         """From `Model.shape()`, whichever names the architecture uses. Raises KeyError on an unknown one."""
-        width = _first(config, "hidden_size", "n_embd", "d_model", "dim", "emb_dim")
+        width = _first(config, *WIDTH)
         heads = _first(config, "num_attention_heads", "n_head", "n_heads")
         head_width = config.get("head_dim") or width // heads
         activation = str(config.get("hidden_act") or config.get("hidden_activation") or "")
         return cls(
-            layers=_first(config, "num_hidden_layers", "n_layer", "n_layers"),
+            layers=_first(config, *LAYERS),
             width=width,
             mlp_width=_first(config, "intermediate_size", "n_inner", "ffn_dim", "hidden_dim", otherwise=4 * width),
             attention_width=heads * head_width,
@@ -239,12 +239,11 @@ class Shape:
 
 
 def _first(config: Mapping[str, Any], *names: str, otherwise: int | None = None) -> int:
-    for name in names:
-        if isinstance(config.get(name), int):
-            return int(config[name])
-    if otherwise is None:
+    found = number_of(config, names)
+    found = otherwise if found is None else found
+    if found is None:
         raise KeyError(f"the configuration names none of {', '.join(names)}")
-    return otherwise
+    return found
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from handful.errors import HandfulError, SpecError, nearest
 from handful.methods import METHODS
 from handful.methods.method import Given, Method
 from handful.models.model import Model
+from handful.models.shapes import LAYERS, WIDTH, number_of
 from handful.prompts.prompt import Prompt
 from handful.protocols.protocol import LabelProtocol
 from handful.published import PublishedRow, PublishedTable
@@ -377,6 +378,8 @@ def resolve_cell(asked: Mapping[str, Any], device: str = "auto", outline: bool =
             base.speaks,
             answers,
             is_quantised=getattr(base, "quantization", "none") != "none",
+            num_layers=number_of(base.shape(), LAYERS),
+            width=number_of(base.shape(), WIDTH),
         )
     )
     return spec

@@ -19,6 +19,7 @@ from handful.engine.graft import Graft, ParameterGroup
 from handful.errors import RunError, SpecError
 from handful.examples import Task
 from handful.methods.grafted import Grafted, GraftTuned, Start, check_start, start_prior
+from handful.methods.method import Given
 from handful.methods.saved import read_json
 from handful.training import Recipe
 
@@ -85,6 +86,20 @@ class LoReFT(Grafted):
             "init": self.init, "start": self.start, "learning_rate": training.pop("learning_rate"),
         }  # fmt: skip
         return {**cell, "method": knobs, "training": training}
+
+    def check(self, given: Given) -> None:
+        """Raises SpecError without labels, base or answers, and for layers or a rank that the base does not have."""
+        super().check(given)
+        problems = []
+        if self.layers != "all" and given.num_layers is not None and max(self.layers) >= given.num_layers:
+            problems.append(
+                f"layers names {max(self.layers)}, and this base has {given.num_layers}: give numbers from 0 to "
+                f"{given.num_layers - 1}"
+            )
+        if given.width is not None and self.rank > given.width:
+            problems.append(f"rank = {self.rank} is more than this base's width of {given.width}: give a smaller one")
+        if problems:
+            raise SpecError(problems)
 
     def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> GraftTuned:
         """Edits beside the base; the base itself is not touched. Raises RunError for layers that it lacks, and for a

@@ -55,6 +55,7 @@ class Given:
     """What a cell gives a method. num_unlabelled: training-side texts. context_length, max_tokens: in tokens, None
     without a bound. has_base, has_answers: whether the model is a language model and the prompt asks for an answer.
     is_quantised: whether the base's weights are rounded to a few bits, so that they cannot be trained themselves.
+    num_layers, width: the base's, None where its configuration names neither.
     """
 
     num_labels: int
@@ -64,6 +65,8 @@ class Given:
     has_base: bool
     has_answers: bool
     is_quantised: bool = False
+    num_layers: int | None = None
+    width: int | None = None
 
 
 LANGUAGE_MODEL, ENCODER, UNLABELLED = "a pretrained language model", "a pretrained encoder", "unlabelled texts"

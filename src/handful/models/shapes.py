@@ -6,7 +6,7 @@ from them is marked as estimated; nothing that runs ever reads this table. Knows
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,16 @@ characters on average, line breaks for <br />) with each family's own tokenizer:
 them."""
 
 LLAMA_2, LLAMA_3, GEMMA = "the Llama 2 licence", "the Llama 3 licence", "the Gemma terms"
+
+
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers")
+WIDTH = ("hidden_size", "n_embd", "d_model", "dim", "emb_dim")
+"""What configurations call their number of layers, and the width of a row."""
+
+
+def number_of(config: Mapping[str, Any], names: Sequence[str]) -> int | None:
+    """What a configuration gives under the first of the names that it knows; None where it knows none."""
+    return next((int(config[name]) for name in names if isinstance(config.get(name), int)), None)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@
 
 Needs no data: prompts are random token ids. In turn in each round: a fit of `--epochs` epochs over `--texts` texts with
 the stems kept, with them kept already (as a second configuration or seed finds them), and by whole prompts. Seconds
-are medians of the rounds. The share is that of `orthonormal`, forth and back, in a training step of whole prompts with
-first and last rows edited, where it runs most often.
+are medians of the rounds. Then the same for texts of one length behind an instruction of another, fits and scoring, to
+show from which lengths on stems are worth making (engine/stems.py). The share is that of `orthonormal`, forth and back,
+in a training step of whole prompts with first and last rows edited, where it runs most often.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ import torch
 from handful import models, training
 from handful.engine import scoring
 from handful.engine.base import Base
+from handful.engine.graft import Graft
+from handful.engine.packing import Item
+from handful.engine.stems import on_stems
 from handful.examples import EncodedExample, Task
 from handful.methods import METHODS, loreft
 from handful.models.causal_lm import CausalLM
@@ -50,18 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     base.token_budget = 8192
     examples = prompts(base, told.texts, told.mean)
     print(stems(base, examples, told.epochs, told.rounds))
+    print(lengths(base, told.texts, told.epochs, told.rounds))
     print(orthogonality(base, examples, told.rounds))
 
 
-def prompts(base: Base, count: int, mean: int) -> list[EncodedExample]:
-    """Random token ids after an instruction of 40 that all share, 1,000 at most."""
+def prompts(base: Base, count: int, mean: int, instruction: int = 40, even: bool = False) -> list[EncodedExample]:
+    """Random token ids after an instruction that all share, 1,000 at most. even: all of one length."""
     generator = np.random.default_rng(0)
 
     def tokens(length: int) -> tuple[int, ...]:
         return tuple(generator.integers(10, int(base.facts["vocabulary"]), length).tolist())
 
-    shared = tokens(40)
-    lengths = np.minimum(draw(count, mean, 0), 1000).tolist()
+    shared = tokens(instruction)
+    lengths = [mean] * count if even else np.minimum(draw(count, mean, 0), 1000).tolist()
     return [
         EncodedExample(str(number), shared + tokens(length), ANSWERS, number % 2, {})
         for number, length in enumerate(lengths)
@@ -86,7 +91,7 @@ def stems(base: Base, examples: Sequence[EncodedExample], epochs: int, rounds: i
         return fit(base, examples, epochs)
 
     def whole() -> float:
-        with patched(training, "have_stems", lambda *_: False), patched(scoring, "have_stems", lambda *_: False):
+        with stemming(no_stems):
             return fit(base, examples, epochs)
 
     ways: dict[str, Callable[[], float]] = {
@@ -107,6 +112,43 @@ def stems(base: Base, examples: Sequence[EncodedExample], epochs: int, rounds: i
     size = sum(part.numel() * part.element_size() for part in parts)
     title = f"{len(examples)} texts, {epochs} epochs, last 4 rows; stems take {size / 1e6:.0f} MB"
     return table([title, "seconds", "whole prompts over it"], rows)
+
+
+SHAPES = (
+    (10, 16), (10, 32), (10, 64), (10, 128), (40, 32), (40, 64), (40, 128), (80, 20), (80, 64), (80, 128), (160, 128)
+)  # fmt: skip
+"""(tokens of the instruction, tokens of each text)."""
+
+
+def lengths(base: Base, count: int, epochs: int, rounds: int) -> str:
+    """A table of what stems save by length: how many times as long as whole prompts."""
+
+    def scored() -> float:
+        task = Task(("a", "b"), ("a", "b"), (), ())
+        with METHODS["loreft"](learning_rate=1e-3).attach(base, task, 0) as tuned:
+            start = time.perf_counter()
+            tuned.predict(examples)
+            return time.perf_counter() - start
+
+    rows = []
+    for shared, own in SHAPES:
+        examples = prompts(base, count, own, shared, even=True)
+        row = [str(shared), str(own)]
+        for work in (lambda some=examples: fit(base, some, epochs), scored):
+            taken: dict[str, list[float]] = {"whole": [], "cold": [], "warm": []}
+            for _ in range(rounds + 1):
+                with stemming(no_stems):
+                    taken["whole"].append(work())
+                with stemming(on_stems):
+                    base.stems = None
+                    taken["cold"].append(work())
+                    taken["warm"].append(work())
+            whole, cold, warm = [median(seconds[1:]) for seconds in taken.values()]
+            row += [f"{whole:.3f}", f"{whole / cold:.2f}x", f"{whole / warm:.2f}x"]
+        rows.append(row)
+    head = ["instruction", "text", f"fit of {epochs} epochs, s", "stems made", "stems kept",
+            "scoring, s", "stems made", "stems kept"]  # fmt: skip
+    return table(head, rows)
 
 
 def orthogonality(base: Base, examples: Sequence[EncodedExample], rounds: int) -> str:
@@ -133,6 +175,18 @@ def orthogonality(base: Base, examples: Sequence[EncodedExample], rounds: int) -
             whole = fit(base, examples, 1, first=4)
         share.append(100 * calls * alone() / whole)
     return f"orthonormalisation: {median(share):.1f} % of a step (rank 4, first and last 4 rows in all layers)"
+
+
+def no_stems(base: Base, items: Sequence[Item], graft: Graft) -> list[int]:
+    """Whole prompts for all."""
+    return []
+
+
+@contextmanager
+def stemming(which: Callable[[Base, Sequence[Item], Graft], list[int]]) -> Iterator[None]:
+    """Another rule for a while, in training and in scoring."""
+    with patched(training, "on_stems", which), patched(scoring, "worth_scoring_on_stems", which):
+        yield
 
 
 @contextmanager

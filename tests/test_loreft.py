@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from handful.engine.stems import Stems, have_stems, in_parts, stem_scores
+from handful.engine.scoring import label_scores
+from handful.engine.stems import Stems, in_parts, on_stems, stem_scores, worth_scoring_on_stems
 from handful.errors import RunError, SpecError
 from handful.methods.loreft import LoReFT, _Edits, orthonormal
 from reference import eager, loreft_edit, orthonormal_rows
@@ -132,7 +134,7 @@ def by_stems(base: Any, items: list[Any], graft: Any, tensors: list[Any], budget
     for tensor in tensors:
         tensor.grad = None
     scores, weights = np.zeros((len(items), len(items[0].answers))), weights_of(items)
-    for part in in_parts(items, budget):
+    for part in in_parts(items, range(len(items)), budget):
         found = stem_scores(base, [items[index] for index in part.items], graft, scores.shape[1])
         scores[list(part.items)] = found.detach().numpy()
         (found * weights[list(part.items)]).sum().backward()
@@ -146,7 +148,7 @@ def test_kept_stems_give_the_scores_and_gradients_of_hooks_one_by_one(kind: str,
     with make("loreft", init="random", first=0, last=last).attach(base, TASK, seed=4) as tuned:
         graft = tuned._graft
         tensors = list(graft.parameters[0].tensors)
-        assert have_stems(base, items, graft)
+        assert on_stems(base, items, graft) == list(range(len(items)))
         expected = plain(eager(toy_model(kind).requires_grad_(False)), items, graft, tensors)
         for room in (1e9, 0.0):  # kept, and made again every time
             base.stems = Stems(room)
@@ -156,7 +158,8 @@ def test_kept_stems_give_the_scores_and_gradients_of_hooks_one_by_one(kind: str,
             assert np.array_equal(found[0][0], found[1][0])
             assert len(base.stems.known) == (len({item.tokens[:-last] for item in items}) if room else 0)
     with make("loreft", first=1).attach(base, TASK, seed=4) as tuned:
-        assert not have_stems(base, items, tuned._graft), "the first rows are edited"
+        assert not on_stems(base, items, tuned._graft), "the first rows are edited"
+        assert base.stems is None, "what can't be used is not kept"
 
 
 def test_training_on_stems_is_training_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,9 +168,9 @@ def test_training_on_stems_is_training_without_them(monkeypatch: pytest.MonkeyPa
 
     found = []
     for has in (True, False):
-        if not has:
-            for module in (scoring, training):
-                monkeypatch.setattr(module, "have_stems", lambda base, items, graft: False)
+        which = on_stems if has else lambda base, items, graft: []
+        monkeypatch.setattr(training, "on_stems", which)
+        monkeypatch.setattr(scoring, "worth_scoring_on_stems", which)
         base = toy_base("llama")
         with make("loreft", first=0, last=2, learning_rate=1e-2).attach(base, TASK, seed=1) as tuned:
             curve = tuned.fit(TRAIN[:12], TRAIN[12:], TRAINING, seed=2)
@@ -175,6 +178,35 @@ def test_training_on_stems_is_training_without_them(monkeypatch: pytest.MonkeyPa
             assert (base.stems is not None) == has
     assert np.abs(found[0][0] - found[1][0]).max() < 1e-4
     assert found[0][1] == pytest.approx(found[1][1], abs=1e-5)
+
+
+def test_a_prompt_without_a_stem_does_not_cost_the_others_theirs() -> None:
+    """Its last rows are all that it has, or it is short: it runs packed beside them."""
+    import handful.training as training
+
+    base, items = frozen_base("llama"), as_items(draw_examples((100, 2, 0, 70, 5), shared=3))
+    with make("loreft", init="random", first=0, last=4).attach(base, TASK, seed=4) as tuned:
+        graft = tuned._graft
+        assert on_stems(base, items, graft) == [0, 1, 3, 4]
+        assert worth_scoring_on_stems(base, items, graft) == [0, 3]
+        tensors = list(graft.parameters[0].tensors)
+        scores, _ = plain(eager(toy_model("llama").requires_grad_(False)), items, graft, tensors)
+        examples = [dataclasses.replace(TEST[0], tokens=item.tokens, answers=item.answers) for item in items]
+        assert np.abs(label_scores(base, examples, graft) - scores).max() < 1e-4
+        assert len(base.stems.known) == 2
+        seen = []
+        for part, score in training._passes(base, items, graft):
+            seen += part.items
+            assert np.abs(score().detach().numpy() - scores[list(part.items)]).max() < 1e-4
+        assert sorted(seen) == [0, 1, 2, 3, 4] and len(base.stems.known) == 4
+
+
+@pytest.mark.parametrize(("shared", "own", "chosen"), [(10, 64, 3), (10, 63, 0), (80, 79, 0), (80, 81, 3)])
+def test_scoring_makes_stems_of_long_texts_behind_shorter_instructions(shared: int, own: int, chosen: int) -> None:
+    base, items = frozen_base("llama"), as_items(draw_examples((own, own, own), shared=shared))
+    with make("loreft").attach(base, TASK, seed=4) as tuned:
+        assert len(worth_scoring_on_stems(base, items, tuned._graft)) == chosen
+        assert len(worth_scoring_on_stems(base, items[:1], tuned._graft)) == (own + shared >= 64)
 
 
 def test_the_identity_changes_nothing_and_trains_from_there() -> None:

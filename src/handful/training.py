@@ -25,7 +25,7 @@ from handful.engine.budget import saves_memory, watching, within_memory
 from handful.engine.graft import Graft, ParameterGroup
 from handful.engine.packing import Item
 from handful.engine.scoring import batch_scores, label_scores, normalise
-from handful.engine.stems import have_stems, in_parts, stem_scores
+from handful.engine.stems import in_parts, on_stems, stem_scores
 from handful.errors import RunError, SpecError
 from handful.evaluation import accuracy, log_loss
 from handful.examples import EncodedExample
@@ -448,12 +448,12 @@ def _step(
 def _passes(base: Base, items: Sequence[Item], graft: Graft) -> Iterator[tuple[Batch | Part, Callable[[], Tensor]]]:
     """What goes through together, and what gives its scores [items of it, answers]."""
     num_answers = len(items[0].answers)
-    if have_stems(base, items, graft):
-        for part in in_parts(items, base.token_budget):
-            inside = [items[index] for index in part.items]
-            yield part, partial(stem_scores, base, inside, graft, num_answers)
-        return
-    for batch in batches(base, items, graft.num_virtual, base.token_budget, num_edited=graft.last_rows):
+    chosen = on_stems(base, items, graft)
+    for part in in_parts(items, chosen, base.token_budget):
+        inside = [items[index] for index in part.items]
+        yield part, partial(stem_scores, base, inside, graft, num_answers)
+    others = sorted(set(range(len(items))) - set(chosen))
+    for batch in batches(base, items, graft.num_virtual, base.token_budget, num_edited=graft.last_rows, chosen=others):
         yield batch, partial(_batch_scores, base, batch, graft, num_answers)
 
 

@@ -51,13 +51,18 @@ def batches(
     token_budget: int,
     num_shared: int | None = None,
     num_edited: int = 0,
+    chosen: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
     """Every item once, in batches of at most `token_budget` tokens (a longer item comes alone).
 
     num_shared: first tokens that a pack runs once for all its items; by default what they have in common, the
-    last `num_edited` tokens of each left out, since a method changes those text by text.
+    last `num_edited` tokens of each left out, since a method changes those text by text. chosen:
+    which of the items, by default all.
     """
     fast, rest = by_path(base, items, num_virtual)
+    if chosen is not None:
+        inside = set(chosen)
+        fast, rest = [index for index in fast if index in inside], [index for index in rest if index in inside]
     yield from packed_batches(base, items, fast, num_virtual, token_budget, num_shared, num_edited)
     yield from padded_batches(base, items, rest, num_virtual, token_budget)
 

@@ -21,7 +21,7 @@ from handful.engine.forward import answer_rows, read_log_probabilities
 from handful.engine.graft import Graft
 from handful.engine.packing import Item
 from handful.engine.pruning import Pruning, pruned_scores
-from handful.engine.stems import have_stems, in_parts, stem_scores
+from handful.engine.stems import in_parts, stem_scores, worth_scoring_on_stems
 from handful.examples import EncodedExample
 
 
@@ -63,16 +63,16 @@ def _scored(
 ) -> Iterator[tuple[Sequence[int], np.ndarray]]:
     """(items, their scores [items, labels]) batch by batch. Raises OutOfMemory."""
     budget = base.token_budget
-    if have_stems(base, items, graft):
-        for part in in_parts(items, budget):
+    several = {answers for answers in {item.answers for item in items} if max(map(len, answers), default=0) > 1}
+    if pruning is None or not several:
+        chosen = worth_scoring_on_stems(base, items, graft)
+        for part in in_parts(items, chosen, budget):
             with watching(part):
                 scores = stem_scores(base, [items[index] for index in part.items], graft, len(items[0].answers))
             progress.amount("scored_tokens", part.num_tokens)
             yield part.items, scores.double().cpu().numpy()
-        return
-    several = {answers for answers in {item.answers for item in items} if max(map(len, answers), default=0) > 1}
-    if pruning is None or not several:
-        todo = batches(base, items, graft.num_virtual, budget, num_edited=graft.last_rows)
+        others = sorted(set(range(len(items))) - set(chosen))
+        todo = batches(base, items, graft.num_virtual, budget, num_edited=graft.last_rows, chosen=others)
     else:
         fast, rest = by_path(base, items, graft.num_virtual)
         yield from pruned_scores(base, items, fast, graft, budget, pruning)

@@ -24,7 +24,7 @@ from handful.engine.forward import later_rows, packed_rows, token_log_probabilit
 from handful.engine.graft import Graft
 from handful.engine.layers import Kept
 from handful.engine.memory import available_bytes
-from handful.engine.packing import Item, Read, Segment, num_inner, pack_items
+from handful.engine.packing import Item, Read, Segment, common_prefix, num_inner, pack_items
 
 SHARE = 0.25
 """Of the memory that is free when the first stem is kept: what all kept ones may take."""
@@ -44,22 +44,43 @@ class Stems:
     known: dict[tuple[int, ...], Stem] = field(default_factory=dict)
 
 
-def have_stems(base: Base, items: Sequence[Item], graft: Graft) -> bool:
-    """Whether `stem_scores` can score these prompts."""
+SHORTEST = 64
+"""Tokens of a text, the instruction not counted, from which on scoring makes stems: they are made one by one and each
+runs the instruction again, so that texts scored once lose by them, the more the shorter; scored again they gain
+(docs/benchmarks.md). Training gains in its first epochs, as no gradient passes a stem."""
+
+
+def has_stems(base: Base, graft: Graft) -> bool:
+    """Whether what comes before the last rows is as the base makes it, and can be kept apart."""
     edits_ends_only = graft.edit is not None and graft.first_rows == 0 and graft.last_rows > 0
     is_bare = graft.prefix_embeddings is None and not graft.added
     if base.placement.offloaded:
         return False  # layers that run twice on the way back would see their own rows twice
-    if not (edits_ends_only and is_bare and base.path.fast and base.facts.get("sliding_window") is None):
-        return False
-    return all(len(item.tokens) > graft.last_rows for item in items)
+    return edits_ends_only and is_bare and base.path.fast and base.facts.get("sliding_window") is None
 
 
-def in_parts(items: Sequence[Item], token_budget: int) -> Iterator[Part]:
-    """The items in their order, each part at most `token_budget` tokens or one item."""
+def on_stems(base: Base, items: Sequence[Item], graft: Graft) -> list[int]:
+    """Which of these prompts `stem_scores` can score."""
+    if not has_stems(base, graft):
+        return []
+    return [index for index, item in enumerate(items) if len(item.tokens) > graft.last_rows]
+
+
+def worth_scoring_on_stems(base: Base, items: Sequence[Item], graft: Graft) -> list[int]:
+    """Those of `on_stems` whose own text is long, and no shorter than what all have in common. By tokens alone: a cell
+    has the same numbers whatever was kept before it.
+    """
+    chosen = on_stems(base, items, graft)
+    shared = common_prefix([item.tokens for item in items]) if len(items) > 1 else 0
+    return [index for index in chosen if len(items[index].tokens) - shared >= max(SHORTEST, shared)]
+
+
+def in_parts(items: Sequence[Item], chosen: Sequence[int], token_budget: int) -> Iterator[Part]:
+    """The chosen items in their order, each part at most `token_budget` tokens or one item."""
     inside: list[int] = []
     size = 0
-    for index, item in enumerate(items):
+    for index in chosen:
+        item = items[index]
         length = len(item.tokens) + num_inner(item.answers)
         if inside and size + length > token_budget:
             yield Part(tuple(inside), size)

@@ -19,6 +19,7 @@ from handful.engine.base import Base
 from handful.engine.graft import Graft
 from handful.engine.pruning import Pruning
 from handful.engine.scoring import bare_label_scores, label_scores, normalise
+from handful.engine.stems import has_stems
 from handful.errors import RunError, SpecError
 from handful.examples import EncodedExample, Task
 from handful.methods.method import LANGUAGE_MODEL, UNLABELLED, Defaults, Given, needs_answers, needs_labels
@@ -55,6 +56,8 @@ class GraftTuned:
         except BaseException:
             restore(base.network, self._before)
             raise
+        if not has_stems(base, self._graft):
+            base.stems = None  # those of an earlier cell would count as this one's memory
         try:
             if told is not None:
                 self.offset = np.array(told["offset"])

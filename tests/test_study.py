@@ -20,8 +20,9 @@ import pytest
 import torch
 
 from handful import progress
-from handful.errors import HandfulError, RunError, SpecError, StudyError
+from handful.errors import HandfulError, RunError, SpecError, StudyError, nearest
 from handful.executors import EXECUTORS, CellEnded, CellProgress, CellStarted, Event, LocalExecutor, local
+from handful.methods import METHODS
 from handful.results import Predictions, RunRecord, StudyFolder
 from handful.run import RunSettings
 from handful.spec import ExecutionSpec, RunSpec, StudySpec, read_study
@@ -573,3 +574,11 @@ def test_a_text_beside_one_that_cannot_be_shortened_is_found_in_planning(tmp_pat
     )
     with pytest.raises(SpecError, match="max_tokens is 1920"):
         plan_study(read_study(str(study_file)))
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("LoRA", "lora"), ("tf-idf", "tfidf"), ("probe", "linear_probe"), ("lorra", "lora"), ("bert", ""), ("few", "")],
+)
+def test_a_hint_names_what_is_close(given: str, meant: str) -> None:
+    assert nearest(given, METHODS) == (f" Did you mean {meant!r}?" if meant else "")

@@ -54,10 +54,23 @@ class RunError(HandfulError):
     """
 
 
+LEAST_PART = 4
+"""Letters of a part of a name."""
+
+
 def nearest(given: str, known: Iterable[str]) -> str:
-    """`" Did you mean X?"` for the closest of `known`, or an empty string when none is close."""
-    close = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    """`" Did you mean X?"` for the closest of `known`, or an empty string when none is close: capitals, hyphens and
+    underscores aside, and a part of a name is close to it.
+    """
+
+    def plain(name: str) -> str:
+        return name.lower().replace("-", "").replace("_", "").replace(" ", "")
+
+    names = {plain(name): name for name in known}
+    asked = plain(given)
+    inside = [name for name in names if len(asked) >= LEAST_PART and asked in name]
+    close = inside[:1] or difflib.get_close_matches(asked, list(names), n=1, cutoff=0.6)
+    return f" Did you mean {names[close[0]]!r}?" if close else ""
 
 
 def first_line(error: Exception) -> str:

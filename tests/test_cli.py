@@ -388,6 +388,18 @@ def test_remaining_time_is_corrected_by_what_cells_took() -> None:
     assert pace.remaining("", 0.0) is None
 
 
+def test_a_report_says_when_test_texts_are_not_at_hand(
+    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = LIGHT_STUDY.replace('["tfidf"]', '["tfidf", { name = "tfidf", max_words = 1, inverse_penalty = 0.01 }]')
+    (tmp_path / "light.toml").write_text(two, encoding="utf-8")
+    assert typed("study", "light.toml")[0] == 0
+    assert "not at hand" not in typed("report", "studies/light")[1]
+    monkeypatch.setattr("handful.texts.from_section", lambda section, ids: {})
+    assert "test texts of reviews are not at hand" in " ".join(typed("report", "studies/light")[1].split())
+    assert "not at hand" not in typed("report", "studies/light", "--no-texts")[1]
+
+
 @pytest.mark.parametrize("error", [MemoryError(), ImportError("x.so: failed to map segment from shared object")])
 def test_a_command_that_runs_out_of_memory_says_so(
     typed: Typed, monkeypatch: pytest.MonkeyPatch, error: Exception

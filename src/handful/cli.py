@@ -11,9 +11,9 @@ import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -466,8 +466,22 @@ def report_verb(
     folder = StudyFolder(study_folder)
     print_table(summarise(folder), console)
     tables = [name for name, wanted in (("latex", latex), ("csv", csv)) if wanted]
-    page = _write_report(folder, None if no_texts else from_section, text_length, tables)
+    absent: dict[str, None] = {}
+
+    def look_up(section: Mapping[str, Any], ids: Collection[str]) -> dict[str, Mapping[str, str]]:
+        found = from_section(section, ids)
+        if ids and not found:
+            absent[str(section["name"])] = None
+        return found
+
+    page = _write_report(folder, None if no_texts else look_up, text_length, tables)
     console.print()
+    if absent:
+        _say(
+            console,
+            f"The test texts of {', '.join(absent)} are not at hand, so the page shows none (HANDFUL_DATA names the "
+            "folder that holds them)",
+        )
     for name in tables:
         _say(console, f"Table: {folder.path / TABLES[name][0]}")
     _say(console, f"Report: {page}")

@@ -9,12 +9,14 @@ import os
 import random
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 import pytest
 
 from handful.data import DATA, Hub, Imdb, Reviews, TableFile, draw_split, load_dataset, resolve
 from handful.data import reviews as reviews_module
+from handful.data.hub import is_within_reach
 from handful.data.loading import content_hash
 from handful.errors import DataError
 from handful.examples import UNLABELLED, Dataset
@@ -450,6 +452,27 @@ def test_hub_errors(on_the_hub: dict[str, Any]) -> None:
 
 
 # imdb
+
+
+def test_the_hub_is_asked_once_whether_it_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import huggingface_hub
+
+    answers: list[int | Exception] = [OSError("no network"), 404, 200]
+    asked = []
+
+    class Session:
+        def head(self, url: str, timeout: float) -> SimpleNamespace:
+            asked.append((url, timeout))
+            if isinstance(answer := answers.pop(0), Exception):
+                raise answer
+            return SimpleNamespace(status_code=answer)
+
+    monkeypatch.setattr(huggingface_hub, "get_session", Session)
+    assert [is_within_reach("somebody/reviews") for _ in range(3)] == [False, False, True]
+    assert len(asked) == 3 and all("somebody/reviews" in url and timeout <= 5 for url, timeout in asked)
+    # What lies in the cache is not asked for.
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: str(tmp_path / "README.md"))
+    assert is_within_reach("somebody/reviews") and len(asked) == 3
 
 
 def imdb_rows(prefix: str, count: int = 20) -> Rows:

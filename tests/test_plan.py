@@ -196,7 +196,12 @@ def test_memory_is_what_was_measured(preset: str, size: str, measured: float) ->
 def test_seventy_billion_need_four_gpus_or_four_bits() -> None:
     for preset in ("paper-table1", "paper-table4"):
         for size, gpus in (("7b", 1), ("13b", 1), ("70b", 4)):
-            assert (base(preset, size).gpus, base(preset, size).four_bit_gpus) == (gpus, 1)
+            needs = base(preset, size)
+            assert (needs.gpus, needs.four_bit_gpus) == (gpus, 1)
+            # What so many GPUs have to hold fits them; the largest pack may not.
+            assert needs.four_bit_least is not None and needs.four_bit_bytes is not None
+            assert needs.bf16_least < min(needs.bf16_bytes, gpus * 80e9)
+            assert needs.four_bit_least < min(needs.four_bit_bytes, 80e9)
     # 80 layers of 2 * 8192 * (8192 + 1024) in attention and 3 * 8192 * 28672 in the MLP
     layers = 80 * (150_994_944 + 704_643_072)
     assert Shape.of(KNOWN[LLAMA_2["70b"]].as_config()).layer_parameters == layers
@@ -421,6 +426,26 @@ def test_prompts_are_shown_with_their_seams(typed: Typed, tmp_path: Path) -> Non
     assert "characters more" in second
     assert "answers, as they follow" in first and "  bad: " in first and "  good: " in first
     assert not (tmp_path / "studies").exists()
+
+
+def test_prompts_are_shown_in_the_order_of_the_study(typed: Typed, tmp_path: Path) -> None:
+    (tmp_path / "three.toml").write_text(
+        '''name = "three"
+[fixed]
+data = { name = "reviews" }
+[[grid]]
+prompt = ["alpaca"]
+method = ["zero_shot"]
+[[grid]]
+prompt = ["llama2_chat", "cloze", "alpaca"]
+method = ["linear_probe"]
+num_labels = [16]
+''',
+        encoding="utf-8",
+    )
+    code, out, err = typed("plan", "three.toml", "--show-prompts")
+    assert code == 0, err
+    assert "Prompt 1 of 2: alpaca" in out and "Prompt 2 of 2: llama2_chat" in out
 
 
 def test_prompts_of_a_base_that_is_not_here(typed: Typed, tmp_path: Path) -> None:

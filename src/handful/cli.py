@@ -346,7 +346,10 @@ def _print_stand_ins(console: Console, estimated: Estimate) -> None:
     for name in estimated.stand_ins:
         _say(console, f"  {name}" + (f" (gated: {gated[name]})" if name in gated else ""))
     if any(base.is_estimated for base in estimated.bases):
-        words = f"Their times are those of {DEVICE}, by measured throughput, other sizes scaled by FLOPs."
+        words = (
+            f"Their times are those of {DEVICE}, as if it held them: 7B and 13B by measured throughput, 70B by that of "
+            "a few of its layers, other sizes scaled by FLOPs."
+        )
         console.print(Text(words))
     if gated:
         console.print(Text(f"A gated base: {ACCESS}."))
@@ -356,11 +359,13 @@ def _print_stand_ins(console: Console, estimated: Estimate) -> None:
 def _print_needs(console: Console, estimated: Estimate) -> None:
     """Memory and GPUs of each base."""
     from handful.estimate import GPU_BYTES, GPU_TOKENS, LONG_TEXT
+    from handful.report.wording import extent
 
-    def needs(num_bytes: int | None, gpus: int | None) -> str:
-        if num_bytes is None:
+    def needs(mark: str, least: int | None, most: int | None, gpus: int | None) -> str:
+        if least is None or most is None:
             return "-"
-        return f"{num_bytes / 1e9:.0f} GB, {f'{gpus} GPU' + 's' * (gpus > 1) if gpus else 'too large'}"
+        held = extent((round(least / 1e9), round(most / 1e9)))
+        return f"{mark}{held} GB, {f'{gpus} GPU' + 's' * (gpus > 1) if gpus else 'too large'}"
 
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
     table.add_column("base", overflow="fold", max_width=30)
@@ -372,16 +377,16 @@ def _print_needs(console: Console, estimated: Estimate) -> None:
         table.add_row(
             Text(base.checkpoint),
             f"{base.parameters:.1e}".replace("e+0", "e").replace("e+", "e"),
-            mark + needs(base.bf16_bytes, base.gpus),
-            "-" if base.four_bit_bytes is None else mark + needs(base.four_bit_bytes, base.four_bit_gpus),
+            needs(mark, base.bf16_least, base.bf16_bytes, base.gpus),
+            needs(mark, base.four_bit_least, base.four_bit_bytes, base.four_bit_gpus),
             f"{mark}{base.seconds / 3600:,.1f}",
             *([] if not here else ["-" if base.seconds_here is None else f"{mark}{base.seconds_here / 3600:,.1f}"]),
         )
     console.print(table)
     console.print(
         Text(
-            f"Size in parameters. Memory with packs of up to {GPU_TOKENS:,} tokens; so many GPUs of "
-            f"{GPU_BYTES / 1e9:.0f} GB hold the weights and one text of {LONG_TEXT:,} tokens, the least to be held."
+            f"Size in parameters. Memory with packs of {LONG_TEXT:,} tokens (a long text, the least to be held) to "
+            f"{GPU_TOKENS:,}; so many GPUs of {GPU_BYTES / 1e9:.0f} GB hold the weights and the former."
         )
     )
     console.print()

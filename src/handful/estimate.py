@@ -120,17 +120,20 @@ class RunEstimate:
 @dataclass(frozen=True)
 class BaseNeeds:
     """What one base needs on GPUs of 80 GB. bf16_bytes, four_bit_bytes: of the weights and of the largest pack of any
-    run, as a GPU would take it; None where 4 bits cannot be trained. gpus, four_bit_gpus: how many hold the weights and
-    one long text, None for more than sixteen. seconds: of its pending runs, loading included; of a stand-in on DEVICE,
-    and seconds_here on this machine, where it is small enough. terms: what is to be accepted before its download.
+    run, as a GPU would take it; None where 4 bits cannot be trained. bf16_least, four_bit_least: with one long text for
+    a pack. gpus, four_bit_gpus: how many hold that, None for more than sixteen. seconds: of its pending runs, loading
+    included; of a stand-in on DEVICE, and seconds_here on this machine, where it is small enough. terms: what is to be
+    accepted before its download.
     """
 
     checkpoint: str
     parameters: int
     is_estimated: bool
     bf16_bytes: int
+    bf16_least: int
     gpus: int | None
     four_bit_bytes: int | None
+    four_bit_least: int | None
     four_bit_gpus: int | None
     seconds: float
     seconds_here: float | None = None
@@ -338,8 +341,10 @@ def _bases(
                 parameters=shape.parameters,
                 is_estimated=_is_outline(model),
                 bf16_bytes=round(total(bf16, GPU_TOKENS)),
+                bf16_least=round(total(bf16, LONG_TEXT)),
                 gpus=_gpus(total(bf16, LONG_TEXT)),
                 four_bit_bytes=None if trains_all else round(total(four_bits, GPU_TOKENS)),
+                four_bit_least=None if trains_all else round(total(four_bits, LONG_TEXT)),
                 four_bit_gpus=None if trains_all else _gpus(total(four_bits, LONG_TEXT)),
                 seconds=load_seconds + sum(run.seconds for run in own),
                 seconds_here=here.get(model),

@@ -65,7 +65,10 @@ def two_prompts(plan: Plan) -> tuple[tuple[ShownPrompt, ...], int]:
             "run this where there is a network, or name a folder that holds them: data = { name = "
             f'"{here[0].data.name}", folder = "..." }}, or HANDFUL_DATA'
         )
-    different = list({(repr(spec.data), repr(spec.prompt)): spec for spec in reversed(with_texts)}.values())[::-1]
+    by_prompt: dict[tuple[str, str], RunSpec] = {}
+    for spec in with_texts:
+        by_prompt.setdefault((repr(spec.data), repr(spec.prompt)), spec)
+    different = list(by_prompt.values())
     first, second = different[0], different[min(1, len(different) - 1)]
     return (
         _shown(first, tokenizers[first.model], is_longest=False),

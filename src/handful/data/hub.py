@@ -14,6 +14,11 @@ from handful.data.source import DataSource, RawData, RawRow, column_names
 from handful.errors import DataError, nearest
 from handful.tables import Table
 
+CARD = "README.md"
+"""Every data set has one, and its own library fetches it before the texts."""
+REACH_SECONDS = 5.0
+"""To wait for the hub when all that is asked is whether it is there."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hub(DataSource):
@@ -95,14 +100,17 @@ def download(dataset: str, config: str | None = None, revision: str | None = Non
 
 def is_within_reach(dataset: str) -> bool:
     """Whether a public data set's card is in the local cache or can be had at once, and so its texts too."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_session, hf_hub_url, try_to_load_from_cache
 
+    if isinstance(try_to_load_from_cache(dataset, CARD, repo_type="dataset"), str):
+        return True
     try:
-        hf_hub_download(dataset, "README.md", repo_type="dataset", etag_timeout=5)
+        # Asked once: a download would try again for half a minute where there is no network.
+        answer = get_session().head(hf_hub_url(dataset, CARD, repo_type="dataset"), timeout=REACH_SECONDS)
     except Exception:
-        # No network, no such data set, a full disk: `download` says which, to whoever needs the texts.
+        # No network, or told to stay off it: `download` says which, to whoever needs the texts.
         return False
-    return True
+    return bool(answer.status_code < 400)
 
 
 def split_table(splits: Mapping[str, Any], dataset: str, split: str, wanted: Sequence[str]) -> Table:

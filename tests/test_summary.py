@@ -399,6 +399,18 @@ def test_a_prompt_that_most_rows_have_is_named_only_within_a_method(study: Study
         "zero_shot prompt=cloze", "zero_shot prompt=alpaca", "lora", "full", "loreft prompt=plain"]
 
 
+def test_prompts_are_averaged_where_several_have_numbers(study: Study) -> None:
+    for prompt, accuracy, numbers in (("cloze", 0.8, (50, 150)), ("alpaca", 0.6, (50,)), ("plain", 0.7, ())):
+        for number in numbers:
+            study.finish(LORA, number, 0, draws(accuracy, seed=number), prompt={"name": prompt})
+        study.plan(LORA, 150, 0, prompt={"name": prompt})
+    study.finish({"name": "full"}, 150, 0, draws(0.7), prompt={"name": "cloze"})
+    study.plan({"name": "full"}, 150, 0, prompt={"name": "alpaca"})
+    (spread,) = study.summary.spreads
+    assert spread.label == "lora" and list(spread.cells) == [50] and spread.cells[50].num_rows == 2
+    assert (spread.cells[50].low, spread.cells[50].high) == (pytest.approx(0.6), pytest.approx(0.8))
+
+
 def test_a_knob_that_one_row_leaves_to_its_default_is_told_from_the_resolved_spec(study: Study) -> None:
     first = study.plan({"name": "lora"}, 16, 0)
     first["spec"] = first["spec"] | {"method": {"name": "lora", "rank": 4}}

@@ -216,7 +216,7 @@ def _prompt_words(base: Row, number: int, spreads: Sequence[Spread]) -> str:
     """Mean and range over prompts, where the row is the best of several."""
     for spread in spreads:
         cell = spread.cells.get(number)
-        if cell is not None and cell.num_rows > 1 and any(row.label == base.label for row in spread.rows):
+        if cell is not None and any(row.label == base.label for row in spread.rows):
             ends = f"{percent(cell.low)} to {percent(cell.high)} %, {percent(cell.mean)} % on average"
             return f"; over its {cell.num_rows} prompts {spread.label} ranges from {ends}"
     return ""

@@ -52,7 +52,7 @@ class SpreadCell:
 
 @dataclass(frozen=True)
 class Spread:
-    """The same method and knobs under several prompts; cells by number of labels, only where a row has numbers."""
+    """The same method and knobs under several prompts; cells by number of labels, only where several rows have numbers."""
 
     label: str
     group: int
@@ -100,7 +100,7 @@ def _told_apart(pivots: Sequence[Pivot]) -> list[Pivot]:
 
 
 def spreads_of(rows: Sequence[Row], columns: Sequence[int]) -> tuple[Spread, ...]:
-    """One spread for each method and its knobs that the study asks under several prompts."""
+    """One spread for each method and its knobs that has numbers under several prompts, where it has them."""
     families = [family for family in _families(rows, without="prompt") if len(family) > 1]
     # Labels that leave the prompt out: it is what a spread runs over.
     bare = [replace(family[0], asked=_without(family[0].asked, "prompt")) for family in families]
@@ -109,9 +109,10 @@ def spreads_of(rows: Sequence[Row], columns: Sequence[int]) -> tuple[Spread, ...
         cells = {}
         for num_labels in columns:
             means = [cell.accuracy.estimate for row in family if (cell := row.cells[num_labels]).accuracy]
-            if means:
+            if len(means) > 1:
                 cells[num_labels] = SpreadCell(sum(means) / len(means), min(means), max(means), len(means))
-        made.append(Spread(label, family[0].group, tuple(family), cells))
+        if cells:
+            made.append(Spread(label, family[0].group, tuple(family), cells))
     return tuple(made)
 
 

@@ -52,7 +52,7 @@ class SpreadCell:
 
 @dataclass(frozen=True)
 class Spread:
-    """The same method and knobs under several prompts; cells by number of labels, only where several rows have numbers."""
+    """The same method and knobs under several prompts; cells by number of labels, where several rows have numbers."""
 
     label: str
     group: int

@@ -18,7 +18,7 @@ from toys import make_toy_model
 
 STUDY = """name = "locked"
 notes = ["a note"]
-claims = [["lora", "tfidf"]]
+claims = [["zero_shot", "tfidf"]]
 [fixed]
 data = { name = "table_file", path = "texts.csv", test_size = 20 }
 model = { checkpoint = "toy" }

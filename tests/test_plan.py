@@ -25,6 +25,7 @@ from handful.models.text_encoder import TextEncoder
 from handful.results import StudyFolder
 from handful.spec import preset_names, read_study, resolve_cell
 from handful.study import Plan, plan_study
+from handful.summary import problems_of_plan
 from toys import make_toy_model
 
 LLAMA_2 = {size: f"meta-llama/Llama-2-{size}-chat-hf" for size in ("7b", "13b", "70b")}
@@ -107,6 +108,17 @@ def test_presets_are_planned_as_counted_by_hand(preset: str) -> None:
     for one in estimated.runs:
         assert (one.test_tokens > 0) == (one.spec.model.name != "none")
         assert (one.train_tokens > 0) == (one.spec.method.passes() > 0)
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_claims_and_quoted_tables_of_presets_meet_their_rows(preset: str) -> None:
+    assert problems_of_plan(planned(preset)[0].as_dict()) == []
+
+
+def test_quoted_tables_meet_a_base_of_ones_own() -> None:
+    for preset in ("paper-table1", "paper-table2", "paper-table3", "paper-table4"):
+        plan = plan_study(read_study(preset, "reviews-llama-5m"), outline=True)
+        assert problems_of_plan(plan.as_dict(), is_other_base=True) == []
 
 
 @pytest.mark.parametrize("preset", preset_names())
@@ -446,6 +458,51 @@ num_labels = [16]
     code, out, err = typed("plan", "three.toml", "--show-prompts")
     assert code == 0, err
     assert "Prompt 1 of 2: alpaca" in out and "Prompt 2 of 2: llama2_chat" in out
+
+
+CLAIMING = """
+name = "claiming"
+claims = CLAIMS
+[fixed]
+data = { name = "reviews", test_size = 20 }
+prompt = { name = "cloze", max_tokens = 64 }
+[[grid]]
+method = ["tfidf", { name = "lora", rank = 4 }, { name = "lora", rank = 8 }]
+num_labels = [16]
+[[grid]]
+method = [{ name = "predictions", path = "gpt.csv", title = "GPT, 8 shots" }]
+[[grid]]
+method = ["full"]
+protocol = ["paper"]
+num_labels = [16]
+"""
+
+
+@pytest.mark.parametrize(
+    ("claims", "words"),
+    [
+        ('[["lora rank=99", "tfidf"]]', "no row is called lora rank=99. Did you mean 'lora rank=8'? Rows: tfidf; lora"),
+        ('[["lora", "tfidf"]]', "lora has several rows there, name one by its label: lora rank=4; lora rank=8"),
+        ('[["zero_shot", "tfidf"]]', "no row is called zero_shot."),
+        ('[["full", "tfidf"]]', "full is chosen on the test texts, on which no claim rests"),
+        ('[["tfidf", "lora rank=8"], ["lora rank=8", "tfidf"]]', "it repeats another claim, keep one"),
+        ('[["tfidf", "tfidf"]]', "claims compare 'tfidf' with itself"),
+    ],
+)
+def test_claims_that_meet_no_rows_are_refused_before_anything_runs(
+    typed: Typed, tmp_path: Path, claims: str, words: str
+) -> None:
+    shown = load_dataset(data_family.resolve(data_family.Reviews(test_size=20))).test
+    (tmp_path / "gpt.csv").write_text("id,label\n" + "".join(f"{one.id},positive\n" for one in shown), "utf-8")
+    file = tmp_path / "claiming.toml"
+    file.write_text(CLAIMING.replace("CLAIMS", claims), encoding="utf-8")
+    for verb in ("plan", "study"):
+        code, _, err = typed(verb, "claiming.toml")
+        assert code == 2 and words in " ".join(err.split()) and "claiming.toml: " in err and "Traceback" not in err
+    assert not (tmp_path / "studies").exists()
+    met = '[["GPT, 8 shots", "tfidf"], ["lora rank=4", "tfidf"]]'
+    file.write_text(CLAIMING.replace("CLAIMS", met), encoding="utf-8")
+    assert typed("plan", "claiming.toml")[0] == 0
 
 
 def test_prompts_of_a_base_that_is_not_here(typed: Typed, tmp_path: Path) -> None:

@@ -288,7 +288,7 @@ def _published_cell(cell: PublishedCell | None) -> str:
     if cell is None:
         return ABSENT
     epoch = f" (epoch {cell.epoch})" if cell.epoch is not None else ""
-    ours = f"ours {percent(cell.ours.estimate)} {bounds(cell.ours)}" if cell.ours else f"ours {ABSENT}"
+    ours = f"ours {percent(cell.ours.estimate)} {bounds(cell.ours)}" if cell.ours else f"ours {ABSENT} ({cell.absent})"
     difference = f"; {points(cell.difference)}" if cell.difference else ""
     return f"{as_printed(cell.theirs.estimate)}{epoch}; {ours}{difference}"
 

@@ -83,9 +83,11 @@ COUNTS = {
     "paper-table2": (3 * 4 * 3, 36, 3 * 3 * EACH, 36 * 2000),
     "paper-table3": (3 * 4 * 3 + 3 + 3, 42, 3 * 3 * EACH + 6 * 500, 42 * 2000),
     "paper-table4": (3, 3, 3 * REVIEWS, 3 * REVIEWS),
-    # ten seeds at 50 labels, five at 150 and 500, three at 2,500
-    "llama3-few-labels": (6 + 9 * 23 + 23, 236, (9 + 1) * (10 * 50 + 5 * 650 + 3 * 2500), 236 * 2000),
-    "small-few-labels": (10 + 90 + 9, 109, (10 + 1) * 3 * 700, 109 * 500),
+    # ten seeds at 50 labels, five at 150 and 500, three at 2,500; one method at 50 from three starts, so twice more
+    "llama3-few-labels": (
+        6 + 9 * 23 + 3 * 20 + 23, 296, (9 + 1) * (10 * 50 + 5 * 650 + 3 * 2500) + 3 * 20 * 50, 296 * 2000
+    ),
+    "small-few-labels": (10 + 90 + 5 * 6 + 9, 139, (10 + 1) * 3 * 700 + 5 * 6 * 50, 139 * 500),
     # without labels one run each: of three prompts, of two calibrations
     "imdb-small": (6 + 27 + 3 + 18 + 2, 56, 5 * 3 * 700 + 5 * 2500, 56 * 2000),
     "imdb-methods": (2 + 81 + 9, 92, 9 * 3 * 700 + 9 * 2500, 92 * 2000),
@@ -133,9 +135,27 @@ def test_how_far_grids_over_bases_collapse() -> None:
     collapsed = {name: len(read_study(name, "reviews-llama-5m").cells) for name in COUNTS}
     assert collapsed["paper-table1"] == 2
     assert collapsed["paper-table4"] == 1
-    assert collapsed["llama3-few-labels"] == 2 + 3 * 23 + 23
-    assert collapsed["small-few-labels"] == 2 + 18 + 9
+    assert collapsed["llama3-few-labels"] == 2 + 3 * 23 + 20 + 23
+    assert collapsed["small-few-labels"] == 2 + 18 + 6 + 9
     assert collapsed["paper-table3"] == COUNTS["paper-table3"][0]
+
+
+@pytest.mark.parametrize(("preset", "seeds"), [("llama3-few-labels", 10), ("small-few-labels", 3)])
+@pytest.mark.parametrize("model", [None, "somebody/model"])
+def test_one_cell_of_each_base_tells_samples_from_starts(preset: str, seeds: int, model: str | None) -> None:
+    """Every sample has the same starts, or the report could not tell them apart; no other cell has any."""
+    drawn: dict[str, list[tuple[int, int | None]]] = {}
+    for cell in read_study(preset, model).cells:
+        if cell["num_labels"] == 50:
+            row = repr((cell["method"], cell["model"], cell["prompt"]))
+            drawn.setdefault(row, []).append((cell["seed"], cell["init_seed"]))
+        else:
+            assert cell["init_seed"] is None
+    started = [cells for cells in drawn.values() if cells[0][1] is not None]
+    assert len(started) == (1 if model else {"llama3-few-labels": 3, "small-few-labels": 5}[preset])
+    for cells in drawn.values():
+        starts: tuple[int | None, ...] = (0, 1, 2) if cells in started else (None,)
+        assert sorted(cells, key=str) == sorted(((seed, init) for seed in range(seeds) for init in starts), key=str)
 
 
 def test_the_protocol_of_a_paper_preset_stands_in_one_place() -> None:

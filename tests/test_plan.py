@@ -166,6 +166,16 @@ def test_the_protocol_of_a_paper_preset_stands_in_one_place() -> None:
         }
 
 
+@pytest.mark.parametrize("preset", ["paper-table1", "paper-table3"])
+def test_the_two_formats_of_the_paper_ask_in_the_same_words(preset: str) -> None:
+    """Neither has a system message, so the chat format holds the instruction alone."""
+    prompts = {spec.prompt.name: spec.prompt for spec in planned(preset)[0].distinct}
+    instruction = "Decide if the review is positive or negative."
+    chat, alpaca = (prompts[name].pieces(("negative", "positive"), ("text",)) for name in ("llama2_chat", "alpaca"))
+    assert (chat[0], chat[-1]) == (f"[INST] {instruction}\n\n", " [/INST]")
+    assert f"### Instruction:\n{instruction}\n\n" in str(alpaca[0])
+
+
 def test_the_papers_settings() -> None:
     lora = {"rank": 8, "alpha": 16.0, "targets": ["q_proj", "v_proj"]}
     for preset in ("paper-table3", "paper-table4"):

@@ -18,7 +18,7 @@ from toys import make_toy_model
 
 STUDY = """name = "locked"
 notes = ["a note"]
-claims = [["lora", "tfidf"]]
+claims = [["zero_shot", "tfidf"]]
 [fixed]
 data = { name = "table_file", path = "texts.csv", test_size = 20 }
 model = { checkpoint = "toy" }
@@ -123,3 +123,7 @@ def test_a_lock_names_its_bases_and_is_checked(study: Path, tmp_path: Path) -> N
     (study / "old.lock.json").write_text(json.dumps(other), "utf-8")
     code, told = run("study", "old.lock.json", "--output", "out")
     assert code == 0 and "torch 0.1, here" in " ".join(told.split())
+    # What it declares was settled when it was made: a claim that meets no rows is told, and runs.
+    (study / "old.lock.json").write_text(json.dumps(plain | {"claims": [["lora", "tfidf"]]}), "utf-8")
+    code, told = run("plan", "old.lock.json")
+    assert code == 0 and "lora against tfidf cannot be tested: lora is chosen on the test texts" in told

@@ -10,6 +10,7 @@ import pytest
 from handful.data import Reviews, load_dataset, overlap, resolve
 from handful.data.overlap import NEAR, find_overlap, overlap_of
 from handful.examples import Dataset, Example
+from handful.report.tables import overlap_lines, shared_text_facts
 from handful.results import StudyFolder
 from handful.spec import member_dict, read_study
 from handful.study import pending_runs, plan_study, run_study
@@ -148,3 +149,24 @@ def test_a_summary_counts_twins_among_what_a_run_read(tmp_path: Path) -> None:
     (found,) = study.summary.overlaps
     assert (found.num_equal, found.num_near, found.num_test, found.num_train) == (2, 2, 200, 900)
     assert found.read == {50: (1, 3)}
+
+
+@pytest.mark.parametrize("has_test_side", [True, False])
+def test_a_report_says_what_its_duplicates_are_counted_among(tmp_path: Path, has_test_side: bool) -> None:
+    study = Study(tmp_path)
+    # ten of 900 were removed, and the 2,000 to test on were drawn out of 25,000
+    facts = {
+        "num_train": 890, "num_test_available": 25_000 if has_test_side else 0, "num_duplicates_across": 123,
+        "num_duplicates_removed": 10, "num_duplicates_within_train": 96,
+    }  # fmt: skip
+    study.finish(LORA, 50, 0, draws(0.8, 2000), told={"facts": facts})
+    section = study.summary.rows[0].spec["data"]
+    StudyFolder(tmp_path).write_overlap({"data": [{
+        "data": section, "has_test_side": has_test_side, "num_test": 2000, "num_train": 890, "is_complete": True,
+        "equal": [["t0", "x"]], "near": [],
+    }]})  # fmt: skip
+    across, removed, within = shared_text_facts(study.summary)
+    assert "on the whole test side" in across[0]
+    assert across[1] == ("123 of 900" if has_test_side else "123 of those that a run drew")
+    assert (removed[1], within[1]) == ("10 of 900", "96 of 900")
+    assert overlap_lines(study.summary)[0][1] == "1 of 2,000"

@@ -25,6 +25,7 @@ from handful.models.text_encoder import TextEncoder
 from handful.results import StudyFolder
 from handful.spec import preset_names, read_study, resolve_cell
 from handful.study import Plan, plan_study
+from handful.summary import problems_of_plan
 from toys import make_toy_model
 
 LLAMA_2 = {size: f"meta-llama/Llama-2-{size}-chat-hf" for size in ("7b", "13b", "70b")}
@@ -82,9 +83,11 @@ COUNTS = {
     "paper-table2": (3 * 4 * 3, 36, 3 * 3 * EACH, 36 * 2000),
     "paper-table3": (3 * 4 * 3 + 3 + 3, 42, 3 * 3 * EACH + 6 * 500, 42 * 2000),
     "paper-table4": (3, 3, 3 * REVIEWS, 3 * REVIEWS),
-    # ten seeds at 50 labels, five at 150 and 500, three at 2,500
-    "llama3-few-labels": (6 + 9 * 23 + 23, 236, (9 + 1) * (10 * 50 + 5 * 650 + 3 * 2500), 236 * 2000),
-    "small-few-labels": (10 + 90 + 9, 109, (10 + 1) * 3 * 700, 109 * 500),
+    # ten seeds at 50 labels, five at 150 and 500, three at 2,500; one method at 50 from three starts, so twice more
+    "llama3-few-labels": (
+        6 + 9 * 23 + 3 * 20 + 23, 296, (9 + 1) * (10 * 50 + 5 * 650 + 3 * 2500) + 3 * 20 * 50, 296 * 2000
+    ),
+    "small-few-labels": (10 + 90 + 5 * 6 + 9, 139, (10 + 1) * 3 * 700 + 5 * 6 * 50, 139 * 500),
     # without labels one run each: of three prompts, of two calibrations
     "imdb-small": (6 + 27 + 3 + 18 + 2, 56, 5 * 3 * 700 + 5 * 2500, 56 * 2000),
     "imdb-methods": (2 + 81 + 9, 92, 9 * 3 * 700 + 9 * 2500, 92 * 2000),
@@ -110,6 +113,17 @@ def test_presets_are_planned_as_counted_by_hand(preset: str) -> None:
 
 
 @pytest.mark.parametrize("preset", preset_names())
+def test_claims_and_quoted_tables_of_presets_meet_their_rows(preset: str) -> None:
+    assert problems_of_plan(planned(preset)[0].as_dict()) == []
+
+
+def test_quoted_tables_meet_a_base_of_ones_own() -> None:
+    for preset in ("paper-table1", "paper-table2", "paper-table3", "paper-table4"):
+        plan = plan_study(read_study(preset, "reviews-llama-5m"), outline=True)
+        assert problems_of_plan(plan.as_dict(), is_other_base=True) == []
+
+
+@pytest.mark.parametrize("preset", preset_names())
 def test_a_base_of_ones_own_takes_the_place_of_all(preset: str) -> None:
     cells = read_study(preset, "reviews-llama-5m").cells
     speaking = [cell for cell in cells if cell["model"]["name"] == "causal_lm"]
@@ -121,9 +135,27 @@ def test_how_far_grids_over_bases_collapse() -> None:
     collapsed = {name: len(read_study(name, "reviews-llama-5m").cells) for name in COUNTS}
     assert collapsed["paper-table1"] == 2
     assert collapsed["paper-table4"] == 1
-    assert collapsed["llama3-few-labels"] == 2 + 3 * 23 + 23
-    assert collapsed["small-few-labels"] == 2 + 18 + 9
+    assert collapsed["llama3-few-labels"] == 2 + 3 * 23 + 20 + 23
+    assert collapsed["small-few-labels"] == 2 + 18 + 6 + 9
     assert collapsed["paper-table3"] == COUNTS["paper-table3"][0]
+
+
+@pytest.mark.parametrize(("preset", "seeds"), [("llama3-few-labels", 10), ("small-few-labels", 3)])
+@pytest.mark.parametrize("model", [None, "somebody/model"])
+def test_one_cell_of_each_base_tells_samples_from_starts(preset: str, seeds: int, model: str | None) -> None:
+    """Every sample has the same starts, or the report could not tell them apart; no other cell has any."""
+    drawn: dict[str, list[tuple[int, int | None]]] = {}
+    for cell in read_study(preset, model).cells:
+        if cell["num_labels"] == 50:
+            row = repr((cell["method"], cell["model"], cell["prompt"]))
+            drawn.setdefault(row, []).append((cell["seed"], cell["init_seed"]))
+        else:
+            assert cell["init_seed"] is None
+    started = [cells for cells in drawn.values() if cells[0][1] is not None]
+    assert len(started) == (1 if model else {"llama3-few-labels": 3, "small-few-labels": 5}[preset])
+    for cells in drawn.values():
+        starts: tuple[int | None, ...] = (0, 1, 2) if cells in started else (None,)
+        assert sorted(cells, key=str) == sorted(((seed, init) for seed in range(seeds) for init in starts), key=str)
 
 
 def test_the_protocol_of_a_paper_preset_stands_in_one_place() -> None:
@@ -132,6 +164,16 @@ def test_the_protocol_of_a_paper_preset_stands_in_one_place() -> None:
         assert {repr((cell["training"], cell["protocol"])) for cell in cells} == {
             repr((cells[0]["training"], {"name": "paper"}))
         }
+
+
+@pytest.mark.parametrize("preset", ["paper-table1", "paper-table3"])
+def test_the_two_formats_of_the_paper_ask_in_the_same_words(preset: str) -> None:
+    """Neither has a system message, so the chat format holds the instruction alone."""
+    prompts = {spec.prompt.name: spec.prompt for spec in planned(preset)[0].distinct}
+    instruction = "Decide if the review is positive or negative."
+    chat, alpaca = (prompts[name].pieces(("negative", "positive"), ("text",)) for name in ("llama2_chat", "alpaca"))
+    assert (chat[0], chat[-1]) == (f"[INST] {instruction}\n\n", " [/INST]")
+    assert f"### Instruction:\n{instruction}\n\n" in str(alpaca[0])
 
 
 def test_the_papers_settings() -> None:
@@ -446,6 +488,51 @@ num_labels = [16]
     code, out, err = typed("plan", "three.toml", "--show-prompts")
     assert code == 0, err
     assert "Prompt 1 of 2: alpaca" in out and "Prompt 2 of 2: llama2_chat" in out
+
+
+CLAIMING = """
+name = "claiming"
+claims = CLAIMS
+[fixed]
+data = { name = "reviews", test_size = 20 }
+prompt = { name = "cloze", max_tokens = 64 }
+[[grid]]
+method = ["tfidf", { name = "lora", rank = 4 }, { name = "lora", rank = 8 }]
+num_labels = [16]
+[[grid]]
+method = [{ name = "predictions", path = "gpt.csv", title = "GPT, 8 shots" }]
+[[grid]]
+method = ["full"]
+protocol = ["paper"]
+num_labels = [16]
+"""
+
+
+@pytest.mark.parametrize(
+    ("claims", "words"),
+    [
+        ('[["lora rank=99", "tfidf"]]', "no row is called lora rank=99. Did you mean 'lora rank=8'? Rows: tfidf; lora"),
+        ('[["lora", "tfidf"]]', "lora has several rows there, name one by its label: lora rank=4; lora rank=8"),
+        ('[["zero_shot", "tfidf"]]', "no row is called zero_shot."),
+        ('[["full", "tfidf"]]', "full is chosen on the test texts, on which no claim rests"),
+        ('[["tfidf", "lora rank=8"], ["lora rank=8", "tfidf"]]', "it repeats another claim, keep one"),
+        ('[["tfidf", "tfidf"]]', "claims compare 'tfidf' with itself"),
+    ],
+)
+def test_claims_that_meet_no_rows_are_refused_before_anything_runs(
+    typed: Typed, tmp_path: Path, claims: str, words: str
+) -> None:
+    shown = load_dataset(data_family.resolve(data_family.Reviews(test_size=20))).test
+    (tmp_path / "gpt.csv").write_text("id,label\n" + "".join(f"{one.id},positive\n" for one in shown), "utf-8")
+    file = tmp_path / "claiming.toml"
+    file.write_text(CLAIMING.replace("CLAIMS", claims), encoding="utf-8")
+    for verb in ("plan", "study"):
+        code, _, err = typed(verb, "claiming.toml")
+        assert code == 2 and words in " ".join(err.split()) and "claiming.toml: " in err and "Traceback" not in err
+    assert not (tmp_path / "studies").exists()
+    met = '[["GPT, 8 shots", "tfidf"], ["lora rank=4", "tfidf"]]'
+    file.write_text(CLAIMING.replace("CLAIMS", met), encoding="utf-8")
+    assert typed("plan", "claiming.toml")[0] == 0
 
 
 def test_prompts_of_a_base_that_is_not_here(typed: Typed, tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def test_what_the_selection_chooses_and_what_the_test_would_have(tmp_path: Path)
     study = tmp_path / "s.toml"
     study.write_text(
         f"""name = "s"
-claims = [["lora", "tfidf"], ["lora protocol=budget watch_test=true", "tfidf"]]
+claims = [["lora", "tfidf"]]
 [fixed]
 data = {{ name = "table_file", path = "{tmp_path / "t.csv"}", test_size = 60 }}
 model = {{ checkpoint = "{make_toy_model(tmp_path / "toy")}" }}
@@ -279,7 +279,8 @@ threads = 1
     assert by_label[paper].num_tried == (4, 4) and by_label["lora protocol=budget watch_test=true"].num_tried == (4, 4)
     # The paper's row is compared with nothing of ours, and no claim is about it.
     assert by_label[paper].cells[60].is_best and by_label[paper].cells[60].versus_no_labels == ()
-    assert {claim.first for claim in summary.claims} == {"lora protocol=budget watch_test=true"}
+    ours = {f"lora protocol={name} watch_test=true" for name in ("holdout", "budget")}
+    assert {claim.first for claim in summary.claims} == ours
     assert any("never claimed" in note for note in summary.notes)
     page = render(summary)
     assert paper in page and "Lengths of training that a run chose from" in page

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from handful.cli import main
 from handful.errors import SpecError
 from handful.report import FORMATS
 from handful.report.tables import published_sentences, published_table
 from handful.report.wording import as_printed
+from handful.results import StudyFolder
 from handful.spec import read_study
 from handful.statistics import Interval, difference_interval, two_proportions_p_value, wilson_interval
 from handful.study import plan_study
-from handful.summary import Summary
+from handful.summary import Summary, problems_of_plan, summarise
 from test_summary import LORA, ZERO_SHOT, Study, draws, row_of
 
 STUDY = """
@@ -74,6 +76,10 @@ def test_another_base_no_longer_tells_their_rows_apart(tmp_path: Path) -> None:
         ("num_test = 2000\n", "", "num_test is missing"),
         ("num_test", "num_tests", "unknown key 'num_tests'"),
         ('label = "eight"', 'lable = "eight"', "published row 1: unknown key 'lable'"),
+        ("accuracy = { 50 = 0.92 }", "accuracy = {}", "accuracy is empty"),
+        ("epochs = { 50 = 2 }", "epochs = { 50 = -2 }", "epochs count from 1, at a number of labels that accuracy has"),
+        ("epochs = { 50 = 2 }", "epochs = { 500 = 2 }", "got 500 = 2"),
+        (STUDY[STUDY.index("rows = [") : STUDY.index("[fixed]")], "rows = []\n", "published must be a table with"),
         ("rows = [", "lines = [", "published must be a table with source, base, num_test and rows"),
     ],
 )
@@ -120,6 +126,68 @@ def test_the_papers_presets_quote_its_tables_and_ask_each_of_its_rows(preset: st
             )
         }
         assert len(asked) == 1, f"{preset}: {row['label']} has {len(asked)} rows"
+
+
+RANKS = """
+name = "ranks"
+[published]
+source = "Somebody's Table 1"
+base = "a large base"
+num_test = 2000
+rows = [{ label = "eight", where = WHERE, accuracy = { 50 = 0.91 } }]
+[fixed]
+data = { name = "reviews" }
+model = { checkpoint = "reviews-llama-5m" }
+[[grid]]
+method = [{ name = "lora", rank = 8 }]
+num_labels = [50]
+[[grid]]
+method = [{ name = "lora", rank = 16 }]
+num_labels = [64]
+[[grid]]
+method = ["zero_shot"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ('{ "method.rank" = 8 }', ""),
+        ('{ "method.name" = "zero_shot" }', ""),
+        ('{ "method.rank" = 4 }', "no row of this study has method.rank = 4.0, but 8, 16. Mend its `where`"),
+        ('{ "method.rang" = 8 }', "no row of this study says method.rang. Did you mean 'method.rank'?"),
+        ('{ "method.rank" = 8, "method.name" = "zero_shot" }', "no row of this study has all at once"),
+        ('{ "method.name" = "lora" }', "2 rows of this study are asked the same, so its `where` has to say more: lora"),
+        ('{ "method.rank" = 16 }', "an accuracy at 50 labels, where this study asks nothing of lora rank=16. Put 50"),
+    ],
+)
+def test_a_printed_number_without_one_of_ours_is_told_before_anything_runs(
+    tmp_path: Path, where: str, words: str
+) -> None:
+    plan = plan_study(reading(tmp_path, RANKS.replace("WHERE", where))).as_dict()
+    problems = problems_of_plan(plan)
+    if not words:
+        assert problems == []
+        return
+    (problem,) = problems
+    assert problem.startswith("published row 1 ('eight'): ") and words in problem
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", str(tmp_path / "study.toml")])
+    assert ended.value.code == 2
+
+
+def test_rows_that_only_their_base_told_apart_say_why_nothing_stands_there(tmp_path: Path) -> None:
+    """--model takes the place of two bases, and with it goes what told the rows of ranks apart."""
+    text = RANKS.replace("WHERE", '{ "model.checkpoint" = "theirs", "method.name" = "lora" }')
+    plan = plan_study(reading(tmp_path, text, "reviews-llama-5m")).as_dict()
+    assert problems_of_plan(plan, is_other_base=True) == []
+    folder = StudyFolder(tmp_path / "out")
+    folder.create()
+    folder.write_plan(plan)
+    assert published_table(summarise(folder))[1][0][1] == "91; ours \N{EN DASH} (several such rows)"
+    where_told = RANKS.replace("WHERE", '{ "method.rank" = 8 }')
+    folder.write_plan(plan_study(reading(tmp_path, where_told)).as_dict())
+    assert published_table(summarise(folder))[1][0][1] == "91; ours \N{EN DASH} (missing)"
 
 
 # -- statistics ----------------------------------------------------------------------------------------
@@ -233,7 +301,7 @@ def test_the_table_has_the_layout_of_theirs(summary: Summary) -> None:
     assert head == ["N", "r = 8", "r = 16", "r = 32", "without"]
     assert [line[0] for line in body] == ["50", "150"]
     assert body[0][1].startswith("91.05 (epoch 2); ours 8") and "]; -9." in body[0][1]
-    assert body[0][3] == "92.15; ours \N{EN DASH}" and body[1][4] == "\N{EN DASH}"
+    assert body[0][3] == "92.15; ours \N{EN DASH} (no such row)" and body[1][4] == "\N{EN DASH}"
     told = published_sentences(summary)
     assert "ours is toy/base, 1,000 times smaller" in told[1]
     assert as_printed(0.82564) == "82.564" and as_printed(0.9) == "90"

@@ -479,7 +479,7 @@ def test_claims_are_tested_at_every_number_of_labels_and_adjusted_together(tmp_p
     a, b = ([draws(accuracy, seed=first + seed) for seed in range(3)] for accuracy, first in ((0.85, 10), (0.60, 0)))
     assert lora_150.difference.interval == paired_crossed_interval(a, b)
     assert lora_150.is_settled and not summary.claims[0].is_settled
-    assert any("lora against full was not tested" in note for note in summary.notes)
+    assert any("lora against full cannot be tested: no row is called full." in note for note in summary.notes)
 
 
 def test_a_claim_on_a_method_of_several_rows_names_one_by_its_label(tmp_path: Path) -> None:
@@ -492,3 +492,95 @@ def test_a_claim_on_a_method_of_several_rows_names_one_by_its_label(tmp_path: Pa
     (claim,) = summary.claims
     assert (claim.first, claim.p_value) == ("lora rank=16", claim.difference.p_value)
     assert any("lora has several rows" in note for note in summary.notes)
+
+
+BASES = ("small/base", "large/base")
+
+
+def both_bases(study: Study, methods: Sequence[Mapping[str, Any]], **sections: Mapping[str, Any]) -> None:
+    """Each method on each base, two seeds; the larger base is better, and lora is better than loreft on it."""
+    for size, base in enumerate(BASES):
+        for place, method in enumerate(methods):
+            for seed in (0, 1):
+                right = draws(0.6 + 0.15 * size + 0.1 * place * size, 400, seed=100 * size + 10 * place + seed)
+                study.finish(method, 50, seed, right, model={"name": "causal_lm", "checkpoint": base}, **sections)
+
+
+def test_a_claim_pairs_the_rows_that_differ_in_their_method_alone(tmp_path: Path) -> None:
+    """One pair for each base, all of them adjusted together; what reads no base stands against each."""
+    study = Study(tmp_path)
+    study.claims = [["loreft", "lora"], ["tfidf", "lora"]]
+    both_bases(study, [{"name": "loreft"}, {"name": "lora"}])
+    for seed in (0, 1):
+        study.finish(TFIDF, 50, seed, draws(0.6, 400, seed=50 + seed), prompt={"name": "cloze"})
+    summary = study.summary
+    by_base = {row.label: row.asked["model"] for row in summary.rows if row.uses_model}
+    pairs = [(claim.first, claim.second) for claim in summary.claims]
+    assert len(pairs) == 4 and not any("cannot be tested" in note for note in summary.notes)
+    assert [by_base[a] == by_base[b] for a, b in pairs[:2]] == [True, True] and pairs[0] != pairs[1]
+    assert all(a.startswith("loreft ") and b.startswith("lora ") for a, b in pairs[:2])
+    assert [a.split()[0] for a, _ in pairs[2:]] == ["tfidf", "tfidf"] and {b for _, b in pairs[2:]} == {
+        b for _, b in pairs[:2]
+    }
+    raw = [claim.p_value for claim in summary.claims]
+    assert [claim.adjusted for claim in summary.claims] == pytest.approx(holm(raw).tolist())
+
+
+def test_a_label_is_needed_where_a_method_has_several_rows_in_one_setting(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    both_bases(study, [{"name": "loreft"}, {"name": "lora", "rank": 8}, {"name": "lora", "rank": 16}])
+    study.claims = [["loreft", "lora"], ["loreft", "lora checkpoint=small/base rank=16"]]
+    study.plan({"name": "loreft"}, 50, 0, model={"name": "causal_lm", "checkpoint": BASES[0]})
+    summary = study.summary
+    (claim,) = summary.claims
+    assert (claim.first, claim.second) == ("loreft checkpoint=small/base", "lora checkpoint=small/base rank=16")
+    (note,) = [note for note in summary.notes if "cannot be tested" in note]
+    assert "lora has several rows there" in note and "; lora checkpoint=large/base rank=8" in note
+
+
+def test_rows_of_the_same_runs_are_one_side_of_a_claim(tmp_path: Path) -> None:
+    """A grid over bases asks for tfidf once for each of them, and it runs once."""
+    study = Study(tmp_path)
+    study.claims = [["lora", "tfidf"]]
+    both_bases(study, [{"name": "lora"}])
+    for base in BASES:
+        for seed in (0, 1):
+            study.finish(TFIDF, 50, seed, draws(0.5, 400, seed=seed), model={"checkpoint": base})
+    summary = study.summary
+    assert len([row for row in summary.rows if row.method == "tfidf"]) == 2
+    assert [claim.first for claim in summary.claims] == [f"lora checkpoint={base}" for base in BASES]
+
+
+def test_a_claim_pairs_rows_of_one_protocol(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    study.claims = [["lora", "full"]]
+    for name in ("lora", "full"):
+        study.finish({"name": name}, 50, 0, draws(0.7))
+        study.finish({"name": name}, 50, 0, draws(0.7, seed=1), protocol={"name": "budget"})
+    assert [(claim.first, claim.second) for claim in study.summary.claims] == [
+        ("lora", "full"), ("lora protocol=budget", "full protocol=budget")
+    ]  # fmt: skip
+
+
+def test_claims_are_told_once_and_know_titles_and_common_numbers_of_labels(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    theirs = {"name": "predictions", "title": "GPT, 8 shots"}
+    for seed in (0, 1):
+        for method in (LORA, TFIDF, theirs):
+            study.finish(method, 50, seed, draws(0.7, seed=seed))
+        study.finish({"name": "full"}, 150, seed, draws(0.7, seed=seed))
+        study.finish({"name": "loreft"}, 50, seed, draws(0.7, seed=seed), protocol={"name": "budget"})
+    study.claims = [
+        ["lora", "tfidf"], ["tfidf", "lora"], ["GPT, 8 shots", "lora"], ["full", "lora"], ["tfdif", "lora"],
+        ["lora", "loreft"],
+    ]  # fmt: skip
+    study.plan(LORA, 50, 0)
+    summary = study.summary
+    assert [(claim.first, claim.second) for claim in summary.claims] == [
+        ("lora", "tfidf"), ("GPT, 8 shots", "lora"), ("lora", "loreft")
+    ]  # fmt: skip
+    told = [note for note in summary.notes if "cannot be tested" in note]
+    assert [note.partition(": ")[2][:40] for note in told] == [
+        "it repeats another claim, keep one.", "they are asked at no common number of la",
+        "no row is called tfdif. Did you mean 'tf",
+    ]  # fmt: skip

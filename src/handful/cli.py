@@ -156,13 +156,13 @@ def study_verb(
         from handful.engine.memory import give_back_freed_memory
         from handful.report import print_table
         from handful.results import StudyFolder
-        from handful.study import pending_runs, planned, run_plan
+        from handful.study import pending_runs, run_plan
         from handful.summary import summarise
         from handful.texts import from_sources
         from handful.watching import watched
 
         command = _command("study", file_or_preset, model, output, reuse or ())
-        plan, execution, notes = planned(file_or_preset, model, command)
+        plan, execution, notes = _planned(file_or_preset, model, command)
         folder = StudyFolder(_output_folder(output, plan.name))
         is_done = not pending_runs(plan, folder)
         seconds = _cell_seconds(execution, plan, folder)
@@ -214,6 +214,22 @@ def _cell_seconds(execution: ExecutionSpec, plan: Plan, folder: StudyFolder) -> 
     return seconds
 
 
+def _planned(
+    file_or_preset: str, model: str | None, command: str = "", outline: bool = False
+) -> tuple[Plan, ExecutionSpec, list[str]]:
+    """`study.planned`, its claims and the table that it quotes held against the rows that the study will have."""
+    from handful.lock import is_lock
+    from handful.study import planned
+    from handful.summary import problems_of_plan
+
+    plan, execution, said = planned(file_or_preset, model, command, outline)
+    problems = problems_of_plan(plan.as_dict(), is_other_base=model is not None)
+    if problems and not is_lock(file_or_preset):
+        raise SpecError(problems, file_or_preset)
+    # What a lock declares is settled: it runs again as it ran.
+    return plan, execution, [*said, *problems]
+
+
 # -- plan ----------------------------------------------------------------------------------------------
 
 
@@ -234,9 +250,8 @@ def plan_verb(
     with console.status("reading the study"):
         from handful.estimate import estimate
         from handful.results import StudyFolder
-        from handful.study import planned
 
-        plan, execution, differs = planned(file_or_preset, model, outline=True)
+        plan, execution, differs = _planned(file_or_preset, model, outline=True)
         folder = StudyFolder(_output_folder(output, plan.name))
         estimated = estimate(plan, folder, execution)
     for line in differs:

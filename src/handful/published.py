@@ -26,6 +26,8 @@ class PublishedRow:
     parameters: float | None = None
 
     def __post_init__(self) -> None:
+        if not self.accuracy:
+            raise ValueError("accuracy is empty: give what was printed, such as { 50 = 0.91 }")
         for name, values in (("accuracy", self.accuracy), ("epochs", self.epochs)):
             for key in values:
                 if not key.isdecimal():
@@ -33,6 +35,9 @@ class PublishedRow:
         for key, value in self.accuracy.items():
             if not 0 < value < 1:
                 raise ValueError(f"accuracy is a fraction between 0 and 1, got {key} = {value:g}")
+        for key, epoch in self.epochs.items():
+            if epoch < 1 or key not in self.accuracy:
+                raise ValueError(f"epochs count from 1, at a number of labels that accuracy has, got {key} = {epoch}")
 
 
 @dataclass(frozen=True)

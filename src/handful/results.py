@@ -128,7 +128,8 @@ class StudyFolder:
             ) from None
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
-        """Replaces plan.json. Each cell of plan["cells"] is {"spec_id", "spec", "asked"}."""
+        """Replaces plan.json. Each cell of plan["cells"] is {"spec_id", "spec", "asked"}, and "on_test" where
+        the test texts choose what counts."""
         self._write_json(self.path / "plan.json", {"format": FORMAT, **plan})
 
     def plan(self) -> dict[str, Any]:

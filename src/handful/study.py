@@ -65,6 +65,7 @@ class Plan:
         """Plain data as `StudyFolder.write_plan` takes it."""
         cells = [
             {"spec_id": cell.spec.spec_id, "spec": cell.spec.as_dict(), "asked": dict(cell.asked)}
+            | ({"on_test": True} if cell.spec.protocol.chooses_on_test else {})
             for cell in self.cells
         ]
         plain = {"name": self.name, "command": self.command, "notes": list(self.notes), "cells": cells}

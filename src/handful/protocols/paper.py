@@ -22,6 +22,7 @@ class Paper:
     """All labels train, for two epochs where the study names no other number; the best one on the test texts counts."""
 
     name: ClassVar[str] = "paper"
+    chooses_on_test: ClassVar[bool] = True
 
     def fill(self, training: Mapping[str, Any]) -> Mapping[str, Any]:
         """Two epochs."""

@@ -38,6 +38,8 @@ class LabelProtocol(Protocol):
     """A frozen dataclass; its fields are its knobs in a study file."""
 
     name: ClassVar[str]
+    chooses_on_test: ClassVar[bool]
+    """Whether the test texts choose what counts, so that no claim can rest on it."""
 
     def fill(self, training: Mapping[str, Any]) -> Mapping[str, Any]:
         """The training section as asked, with what this protocol sets where the study does not."""
@@ -73,6 +75,7 @@ class Watching:
     beside every point of the curve, and never used.
     """
 
+    chooses_on_test: ClassVar[bool] = False
     watch_test: bool
 
     def fill(self, training: Mapping[str, Any]) -> Mapping[str, Any]:

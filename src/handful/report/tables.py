@@ -70,9 +70,9 @@ def cost_table(summary: Summary) -> Table:
 TEXT_FACTS = {
     "num_texts_cut": "texts cut to fit the prompt",
     "num_tokens_cut": "tokens cut",
-    "num_duplicates_across": "duplicates between training and test side",
-    "num_duplicates_removed": "duplicates removed",
-    "num_duplicates_within_train": "duplicates within the training side",
+    "num_duplicates_across": "texts of the training side that also stand on the whole test side, word for word",
+    "num_duplicates_removed": "duplicates removed from the training side",
+    "num_duplicates_within_train": "texts of the training side that repeat another one there, word for word",
 }
 """What a reader wants to know of the texts before any other fact, in this order."""
 
@@ -86,7 +86,7 @@ def texts_table(summary: Summary) -> Table:
     ]
     head = ["method", *(TEXT_FACTS[name] for name in noted), "share cut"]
     table = [
-        [row_title(row), *(distinct_values(row.facts.get(name, ())) for name in noted), _share_cut(row)]
+        [row_title(row), *(_text_fact(row, name) for name in noted), _share_cut(row)]
         for row in summary.rows if any(name in row.facts for name in noted)
     ]
     return head, table
@@ -96,10 +96,21 @@ def shared_text_facts(summary: Summary) -> list[tuple[str, str]]:
     """[(what, value)] of the facts on texts in which all records that note them agree."""
     shared = []
     for name, words in TEXT_FACTS.items():
-        values = {distinct_values(row.facts[name]) for row in summary.rows if name in row.facts}
+        values = {_text_fact(row, name) for row in summary.rows if name in row.facts}
         if len(values) == 1:
             shared.append((words, values.pop()))
     return shared
+
+
+def _text_fact(row: Row, name: str) -> str:
+    """What the records of a row note, duplicates with the number of texts that they were counted among."""
+    noted = distinct_values(row.facts.get(name, ()))
+    if name not in row.facts or not name.startswith("num_duplicates"):
+        return noted
+    if name == "num_duplicates_across" and row.facts.get("num_test_available") == (0,):
+        return f"{noted} of those that a run drew"  # there is no test side, but what a run did not draw
+    kept, removed = row.facts.get("num_train", ()), row.facts.get("num_duplicates_removed", ())
+    return f"{noted} of {kept[0] + removed[0]:,}" if len(kept) == len(removed) == 1 else noted
 
 
 def _share_cut(row: Row) -> str:
@@ -288,7 +299,7 @@ def _published_cell(cell: PublishedCell | None) -> str:
     if cell is None:
         return ABSENT
     epoch = f" (epoch {cell.epoch})" if cell.epoch is not None else ""
-    ours = f"ours {percent(cell.ours.estimate)} {bounds(cell.ours)}" if cell.ours else f"ours {ABSENT}"
+    ours = f"ours {percent(cell.ours.estimate)} {bounds(cell.ours)}" if cell.ours else f"ours {ABSENT} ({cell.absent})"
     difference = f"; {points(cell.difference)}" if cell.difference else ""
     return f"{as_printed(cell.theirs.estimate)}{epoch}; {ours}{difference}"
 

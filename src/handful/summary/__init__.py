@@ -7,14 +7,14 @@ the resolved specs. Accuracies and differences are fractions, log losses are in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from handful.learning_curves import Equivalent
 from handful.results import StudyFolder
 from handful.summary.axes import Pivot, Spread, SpreadCell, pivots_of, spreads_of
-from handful.summary.claims import claims_of
+from handful.summary.claims import claims_of, pairs_of
 from handful.summary.comparison import compare
 from handful.summary.learning import CurveOfRow, Equivalence, Gain, learning_of
 from handful.summary.mistakes import Mistake, Mistakes, mistakes_of
@@ -23,7 +23,14 @@ from handful.summary.overlap import OverlapOfData, overlaps_of
 from handful.summary.parts import Cell, Claim, CurvePoint, Difference, Protocol, Provenance, Row, Run, Unfinished
 from handful.summary.plain import agreed
 from handful.summary.protocol import protocol_of, provenance_of, unfinished_runs
-from handful.summary.published import Published, PublishedCell, PublishedRow, Told, published_of
+from handful.summary.published import (
+    Published,
+    PublishedCell,
+    PublishedRow,
+    Told,
+    problems_of_published,
+    published_of,
+)
 from handful.summary.rows import make_rows
 
 __all__ = [
@@ -51,6 +58,7 @@ __all__ = [
     "Summary",
     "Told",
     "Unfinished",
+    "problems_of_plan",
     "summarise",
 ]
 
@@ -117,7 +125,7 @@ def summarise(folder: StudyFolder) -> Summary:
     for cell in planned:
         if cell["spec_id"] not in outcomes:
             outcomes[cell["spec_id"]] = read_outcome(folder, cell["spec_id"])
-    columns = tuple(sorted({int(cell["asked"]["num_labels"]) for cell in planned}))
+    columns = _columns(planned)
     rows, notes = compare(make_rows(planned, columns, outcomes), columns, outcomes)
     claims, untested = claims_of(plan.get("claims") or (), rows, columns, outcomes)
     curves, equivalences = learning_of(rows, columns, outcomes, claims)
@@ -146,3 +154,19 @@ def summarise(folder: StudyFolder) -> Summary:
         overlaps=overlaps_of(folder.overlap(), rows, outcomes),
         published=published_of(plan.get("published"), rows),
     )
+
+
+def problems_of_plan(plan: Mapping[str, Any], is_other_base: bool = False) -> list[str]:
+    """What of a plan's claims and of the table that it quotes can meet no rows of the study, before anything has run.
+
+    plan: as `StudyFolder.plan` gives it. is_other_base: one base stands in for all that the study names, so rows that
+    only their bases told apart may be one by now.
+    """
+    planned = plan["cells"]
+    rows = make_rows(planned, _columns(planned), {cell["spec_id"]: Outcome(None, None) for cell in planned})
+    _, problems = pairs_of(plan.get("claims") or (), rows)
+    return [*problems, *problems_of_published(plan.get("published"), rows, is_other_base)]
+
+
+def _columns(planned: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    return tuple(sorted({int(cell["asked"]["num_labels"]) for cell in planned}))

@@ -1,6 +1,6 @@
 """The table that somebody else printed beside the study's own, cell by cell, and what its own columns can tell.
 
-Knows nothing of plans or of how numbers are shown.
+Knows nothing of how numbers are shown.
 """
 
 from __future__ import annotations
@@ -10,21 +10,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from handful.errors import nearest
 from handful.statistics import Interval, difference_interval, holm, two_proportions_p_value, wilson_interval
-from handful.summary.parts import SIGNIFICANCE, Row
-from handful.summary.plain import flat
+from handful.summary.parts import SIGNIFICANCE, Cell, Row
+from handful.summary.plain import distinct, flat
+from handful.summary.rows import short_value
 
 
 @dataclass(frozen=True)
 class PublishedCell:
     """theirs: as printed, with Wilson's interval over their texts. epoch: the one they chose, None where not told.
-    ours: None where the study has no number there. difference: ours minus theirs, as of independent texts and runs.
+    ours: None where the study has no number there; absent: why, in a word or three. difference: ours minus theirs, as
+    of independent texts and runs.
     """
 
     theirs: Interval
     epoch: int | None
     ours: Interval | None
     difference: Interval | None
+    absent: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def published_of(quoted: Mapping[str, Any] | None, rows: Sequence[Row]) -> Publi
     columns = sorted({int(number) for row in quoted["rows"] for number in row["accuracy"]})
     made, ours = [], dict[str, None]()
     for quoted_row in quoted["rows"]:
-        same = [row for row in rows if _is_asked(row, quoted_row["where"])]
+        same = _rows_asked(rows, quoted_row["where"])
         epochs = quoted_row["epochs"]
         row = same[0] if len(same) == 1 else None
         if row is not None and isinstance(model := row.spec.get("model"), Mapping) and model.get("checkpoint"):
@@ -86,7 +90,7 @@ def published_of(quoted: Mapping[str, Any] | None, rows: Sequence[Row]) -> Publi
                 label=str(quoted_row["label"]),
                 row=row.label if row else "",
                 cells={
-                    int(number): _cell(float(value), epochs.get(number), num_test, _ours(row, int(number)))
+                    int(number): _cell(float(value), epochs.get(number), num_test, same, int(number))
                     for number, value in quoted_row["accuracy"].items()
                 },
                 times_smaller=_times_smaller(quoted_row.get("parameters") or quoted.get("parameters"), row),
@@ -100,24 +104,73 @@ def published_of(quoted: Mapping[str, Any] | None, rows: Sequence[Row]) -> Publi
     )
 
 
-def _is_asked(row: Row, where: Mapping[str, Any]) -> bool:
-    said = dict(flat(row.spec)) | dict(flat(row.asked))
-    return all(said.get(name) == value for name, value in where.items())
+def problems_of_published(quoted: Mapping[str, Any] | None, rows: Sequence[Row], is_other_base: bool) -> list[str]:
+    """Each printed number that is to have nothing beside it. is_other_base: several rows may then be asked the same."""
+    problems = []
+    for number, quoted_row in enumerate(quoted["rows"] if quoted else (), start=1):
+        same, what = _rows_asked(rows, quoted_row["where"]), f"published row {number} ({quoted_row['label']!r})"
+        if not same:
+            problems.append(f"{what}: {_unmet(rows, quoted_row['where'])}. Mend its `where`, or leave the row out")
+        elif len(same) > 1 and not is_other_base:
+            problems.append(
+                f"{what}: {len(same)} rows of this study are asked the same, so its `where` has to say more: "
+                + "; ".join(row.label for row in same)
+            )
+        elif len(same) == 1:
+            lacking = [key for key in quoted_row["accuracy"] if _absent(same, int(key)) == NOT_ASKED]
+            problems.extend(
+                f"{what}: it has an accuracy at {key} labels, where this study asks nothing of {same[0].label}. Put "
+                f"{key} into num_labels, or leave the number out" for key in lacking
+            )
+    return problems
 
 
-def _ours(row: Row | None, number: int) -> Interval | None:
-    if row is None:
-        return None
+def _rows_asked(rows: Sequence[Row], where: Mapping[str, Any]) -> list[Row]:
+    return [row for row in rows if all(_said(row).get(name) == value for name, value in where.items())]
+
+
+def _said(row: Row) -> dict[str, Any]:
+    return dict(flat(row.spec)) | dict(flat(row.asked))
+
+
+def _unmet(rows: Sequence[Row], where: Mapping[str, Any]) -> str:
+    """Which part of a `where` no row has, else that no row has all of it."""
+    for name, value in where.items():
+        here = distinct(_said(row).get(name) for row in rows)
+        if not here:
+            known = dict.fromkeys(name for row in rows for name in _said(row))
+            return f"no row of this study says {name}.{nearest(name, known)}"
+        if not any(_said(row).get(name) == value for row in rows):
+            return f"no row of this study has {name} = {short_value(value)}, but {', '.join(here)}"
+    return "no row of this study has all at once that its `where` says"
+
+
+NOT_ASKED = "not asked"
+
+
+def _cell_at(row: Row, number: int) -> Cell | None:
     # What reads no labels says the same in every column.
-    cell = row.cells.get(number) or (next(iter(row.cells.values())) if not row.reads_labels else None)
-    return cell.accuracy if cell else None
+    return row.cells.get(number) or (next(iter(row.cells.values())) if not row.reads_labels else None)
 
 
-def _cell(theirs: float, epoch: int | None, num_test: int, ours: Interval | None) -> PublishedCell:
+def _absent(same: Sequence[Row], number: int) -> str:
+    """Why no number of ours stands beside a printed one; empty where one does. same: our rows that are asked alike."""
+    if len(same) != 1:
+        return "several such rows" if same else "no such row"
+    cell = _cell_at(same[0], number)
+    if cell is None or cell.status == "not planned":
+        return NOT_ASKED
+    return cell.status if cell.accuracy is None else ""
+
+
+def _cell(theirs: float, epoch: int | None, num_test: int, same: Sequence[Row], number: int) -> PublishedCell:
     # A printed share is rounded, so the count of right texts is the nearest.
     counted = wilson_interval(round(theirs * num_test), num_test)
     printed = Interval(theirs, counted.low, counted.high)
-    return PublishedCell(printed, epoch, ours, difference_interval(ours, printed) if ours else None)
+    cell = _cell_at(same[0], number) if len(same) == 1 else None
+    ours = cell.accuracy if cell else None
+    difference = difference_interval(ours, printed) if ours else None
+    return PublishedCell(printed, epoch, ours, difference, _absent(same, number))
 
 
 def _times_smaller(parameters: float | None, row: Row | None) -> float | None:

@@ -49,7 +49,10 @@ def make_rows(
         asked, spec = without_cell_axes(cells[0]["asked"]), cells[0]["spec"]
         records = [outcomes[name].record for name in dict.fromkeys(cell["spec_id"] for cell in cells)]
         finished = [record for record in records if record is not None and record.status == "finished"]
-        on_test = any(reads_test(str(record.curve.get("chosen_by", ""))) for record in finished)
+        # What a plan of before does not say is seen from its records.
+        on_test = any(cell.get("on_test") for cell in cells) or any(
+            reads_test(str(record.curve.get("chosen_by", ""))) for record in finished
+        )
         rows.append(
             Row(
                 label="",

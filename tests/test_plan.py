@@ -5,6 +5,7 @@ The memory and the rates are those of docs/benchmarks.md; parameters are those t
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 from collections.abc import Callable
@@ -443,6 +444,23 @@ prompt = { name = "alpaca", max_tokens = 460, keep = "head" }
 [grid]
 method = ["zero_shot"]
 """
+
+
+def test_another_base_without_a_chat_template_is_asked_in_the_other_prompts(typed: Typed, tmp_path: Path) -> None:
+    code, out, err = typed("plan", "llama3-few-labels", "--model", "reviews-llama-5m")
+    assert code == 0, err
+    assert "Without the prompt chat_template: reviews-llama-5m has no chat template." in out + err
+    told = read_study("llama3-few-labels", "reviews-llama-5m")
+    plan = plan_study(told, outline=True, is_other_base=True)
+    left_out = [cell for cell in told.cells if cell["prompt"]["name"] == "chat_template"]
+    assert len(plan.cells) == len(told.cells) - len(left_out) and left_out
+    # Where no other prompt is left, or the base is the study's own, it stays a mistake.
+    study = STUDY.replace("toy", "reviews-llama-5m").replace("table_file", "reviews").replace("alpaca", "chat_template")
+    path = tmp_path / "chat.toml"
+    path.write_text(re.sub(r', (path|max_tokens).*(?= })', "", study), encoding="utf-8")
+    for arguments in ((), ("--model", "reviews-llama-5m")):
+        code, _, err = typed("plan", "chat.toml", *arguments)
+        assert code == 2 and "has no chat template" in err
 
 
 def test_prompts_are_shown_with_their_seams(typed: Typed, tmp_path: Path) -> None:

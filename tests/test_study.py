@@ -293,7 +293,7 @@ def test_a_record_says_how_it_was_made(tmp_path: Path, line: FakeLine) -> None:
     assert (execution["threads"], execution["token_budget"]) == (1, 2048)
     assert execution["notes"] == ["the token budget was halved"]
     packages = {"handful", "python", "torch", "transformers", "peft", "numpy", "scikit-learn"}
-    assert set(execution["versions"]) == packages
+    assert set(execution["versions"]) - {"bitsandbytes"} == packages, "an extra may be installed"
     assert execution["versions"]["torch"] == torch.__version__
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", execution["finished_at"])
 

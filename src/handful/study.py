@@ -86,11 +86,12 @@ class Outcome:
 # -- planning ------------------------------------------------------------------------------------------
 
 
-def plan_study(study: StudySpec, command: str = "", outline: bool = False) -> Plan:
+def plan_study(study: StudySpec, command: str = "", outline: bool = False, is_other_base: bool = False) -> Plan:
     """Every cell resolved and checked against its data and tokenizer; no weights are loaded.
 
     outline: none are downloaded either, and what is not to be had is taken from the tables that ship (`resolve_cell`):
-    for looking at what a study would cost, not for running it.
+    for looking at what a study would cost, not for running it. is_other_base: the base is not the one that the study
+    was written for, so cells that ask in its own chat template are left out, with a note, where it has none.
 
     Raises SpecError with every problem of every cell, each once.
     """
@@ -115,6 +116,8 @@ def plan_study(study: StudySpec, command: str = "", outline: bool = False) -> Pl
             problems.extend(error.problems if isinstance(error, SpecError) else [str(error)])
     published = study.published.as_dict() if study.published else None
     plan = Plan(study.name, tuple(cells), study.notes, command, study.claims, published)
+    if is_other_base:
+        plan = _without_chat(plan)
     problems.extend(_problems_of_draws(plan))
     problems.extend(_problems_of_prompts(plan))
     if problems:
@@ -132,7 +135,8 @@ def planned(
     """
     if not is_lock(file_or_preset):
         study = read_study(file_or_preset, model)
-        return plan_study(study, command, outline), study.execution, []
+        plan = plan_study(study, command, outline, is_other_base=model is not None)
+        return plan, study.execution, list(plan.notes[len(study.notes):])
     if model is not None:
         raise SpecError(f"--model cannot go with {file_or_preset}: a lock names its bases. Take the study file")
     locked = read_lock(Path(file_or_preset), versions())
@@ -174,6 +178,27 @@ def told(asked: Mapping[str, Any], spec: RunSpec) -> dict[str, Any]:
     if plain["init_seed"] is None:
         del plain["init_seed"]
     return plain
+
+
+def _without_chat(plan: Plan) -> Plan:
+    """The plan without the cells that ask in a chat template which their base lacks, or as it is where none is left."""
+    lacking: dict[tuple[Model, str], bool] = {}
+    for spec in plan.distinct:
+        if (spec.model, spec.prompt.name) not in lacking:
+            dataset = load_dataset(spec.data)
+            tokenizer = spec.model.load_tokenizer() if spec.model.speaks else None
+            asks_by_template = bool(spec.prompt.messages(dataset.label_names, dataset.field_names))
+            lacking[spec.model, spec.prompt.name] = (
+                asks_by_template and tokenizer is not None and not tokenizer.chat_template
+            )
+    kept = tuple(cell for cell in plan.cells if not lacking[cell.spec.model, cell.spec.prompt.name])
+    if not kept or len(kept) == len(plan.cells):
+        return plan
+    notes = [
+        f"Without the prompt {prompt}: {getattr(model, 'checkpoint', model.name)} has no chat template."
+        for (model, prompt), lacks in lacking.items() if lacks
+    ]
+    return dataclasses.replace(plan, cells=kept, notes=(*plan.notes, *notes))
 
 
 def _problems_of_draws(plan: Plan) -> list[str]:

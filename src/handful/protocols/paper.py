@@ -22,6 +22,7 @@ class Paper:
     """All labels train, for two epochs where the study names no other number; the best one on the test texts counts."""
 
     name: ClassVar[str] = "paper"
+    settles_choices: ClassVar[bool] = False
 
     def fill(self, training: Mapping[str, Any]) -> Mapping[str, Any]:
         """Two epochs."""
@@ -35,9 +36,9 @@ class Paper:
         """None."""
         return 0
 
-    def selects_on(self, encoded: Encoded) -> Sequence[EncodedExample]:
-        """The test texts."""
-        return encoded.test
+    def texts(self, encoded: Encoded) -> tuple[Sequence[EncodedExample], Sequence[EncodedExample]]:
+        """All labels train, and the test texts choose."""
+        return encoded.train, encoded.test
 
     def settle(
         self, training: TrainingSpec | None, encoded: Encoded, attach: Attach, seed: int
@@ -49,6 +50,6 @@ class Paper:
         """The one."""
         return 1.0
 
-    def texts_per_look(self, num_selection: int, num_test: int) -> int:
-        """The test texts."""
-        return num_test
+    def texts_looked_at(self, epochs: int, num_labels: int, num_selection: int, num_test: int) -> int:
+        """The test texts, after every epoch."""
+        return epochs * num_test

@@ -87,11 +87,14 @@ token_budget = {budget}
     return target
 
 
-def stop_after(update: int, stage: str = "train") -> Callable[[Event], None]:
-    """Ctrl-C right after that update, before it can be checkpointed."""
+def stop_after(update: int, stage: str = "train", times: int = 1) -> Callable[[Event], None]:
+    """Ctrl-C right after that update, before it can be checkpointed; where it is done several times, after so many."""
+    seen = 0
 
     def listen(event: Event) -> None:
-        if isinstance(event, CellProgress) and event.stage == stage and event.done == update:
+        nonlocal seen
+        seen += isinstance(event, CellProgress) and event.stage == stage and event.done == update
+        if seen == times:
             raise KeyboardInterrupt
 
     return listen
@@ -108,7 +111,7 @@ def stopped(study_file: Path, output: Path, update: int) -> Path:
     with pytest.raises(KeyboardInterrupt):
         run(study_file, output, stop_after(update))
     assert not list(output.glob("records/*")) and not list(output.rglob("*.part"))
-    (checkpoint,) = output.glob("checkpoints/*")
+    (checkpoint,) = (path for path in output.glob("checkpoints/*") if "-" not in path.stem)  # of the fit that counts
     return checkpoint
 
 
@@ -181,11 +184,57 @@ def test_a_stopped_cell_ends_as_one_that_was_not(
     assert went_on == [2, last - 2]
 
 
-def test_only_the_fit_that_counts_is_checkpointed(toys: Path, tmp_path: Path, often: None) -> None:
-    study = write_study(toys, tmp_path, protocol='"budget"')
-    with pytest.raises(KeyboardInterrupt):
-        run(study, tmp_path / "out", stop_after(3, "cross-validate"))
-    assert not (tmp_path / "out/checkpoints").exists()
+@pytest.mark.parametrize(
+    ("given", "stage", "parts"),
+    [
+        ({"protocol": '"budget"'}, "cross-validate", [f"split-{number}" for number in (1, 2, 3, 4)]),
+        ({"protocol": '{ name = "budget", refit = true }', "num_labels": 510, "training": "updates = 24"}, "hold out",
+         ["hold-out"]),
+    ],
+)  # fmt: skip
+def test_fits_before_the_one_that_counts_are_kept_too(
+    toys: Path, tmp_path: Path, often: None, given: dict[str, Any], stage: str, parts: list[str]
+) -> None:
+    """Stopped within every one of them in turn: what had ended is read, the one that was stopped goes on."""
+    study, out = write_study(toys, tmp_path, **given), tmp_path / "out"
+    for done in range(len(parts)):
+        with pytest.raises(KeyboardInterrupt):
+            run(study, out, stop_after(3, stage, times=min(done, 1) + 1))  # first in the one that goes on, if one does
+        names = sorted(path.stem.partition("-")[2] for path in out.glob("checkpoints/*"))
+        assert names == sorted([*parts[:done], f"{parts[done]}-within"])
+    run(study, out)
+    run(study, tmp_path / "whole")
+    assert left(out) == left(tmp_path / "whole") and not (out / "checkpoints").exists()
+    whole, stopped_often = record(tmp_path / "whole")["execution"], record(out)["execution"]
+    assert stopped_often["amounts"] == whole["amounts"]
+    notes = stopped_often["notes"]
+    assert [note for note in notes if "before" in note] == [f"{part} had been fitted before" for part in parts[:-1]]
+    assert len([note for note in notes if note.startswith("went on from update 2 of ")]) == 1
+
+
+def test_times_of_a_fit_that_was_stopped_twice_are_summed(tmp_path: Path) -> None:
+    """Within a fit, and after it: its own seconds and those of the process before it go with what it found."""
+    def fit() -> str:
+        keeper = checkpoints.keeper({})
+        assert keeper is not None
+        if keeper.last() is None:
+            keeper.keep({}, {})
+            told = metadata(path.with_stem("x-fit-within"))
+            told["progress"] |= {"total_seconds": 500.0, "amounts": {"steps": 3.0}}
+            tamper(path.with_stem("x-fit-within"), told)
+            raise KeyboardInterrupt
+        return "found"
+
+    path = tmp_path / "x.safetensors"
+    for expected in (None, "found", "found"):
+        with progress.recording() as journal, checkpoints.place(path, {}):
+            try:
+                assert checkpoints.once("fit", {}, [TRAIN], fit) == expected
+            except KeyboardInterrupt:
+                assert expected is None
+    assert 500.0 <= journal.earlier_seconds < 600.0 and journal.amounts == {"steps": 3.0}
+    assert [file.name for file in tmp_path.iterdir()] == ["x-fit.safetensors"]
+    assert checkpoints.once("fit", {}, [TRAIN], lambda: 1) == 1, "nobody named a file"
 
 
 def test_short_cells_leave_none(toys: Path, tmp_path: Path) -> None:

@@ -14,15 +14,21 @@ import numpy as np
 import pytest
 import torch
 
+from handful.data import load_dataset
 from handful.engine.graft import ParameterGroup
 from handful.errors import SpecError
 from handful.examples import Encoded, EncodedExample, Task
+from handful.identity import derive_seed
+from handful.methods.featured import PENALTIES
 from handful.protocols import PROTOCOLS, Budget, Holdout, Paper
 from handful.protocols.budget import cross_validate, folds
 from handful.report.markdown import render
-from handful.spec import read_study
+from handful.report.tables import epochs_table
+from handful.results import StudyFolder
+from handful.spec import build_member, member_dict, read_study
 from handful.study import plan_study, run_study
 from handful.summary import summarise
+from handful.summary.rows import OWN_PENALTIES
 from handful.training import Curve, Settled, TrainingSpec, marks, optimise
 from toys import make_toy_model
 
@@ -119,14 +125,41 @@ def test_the_budget_by_number_of_labels(counts: tuple[int, int], held: int, fits
     data = encoded(texts(counts)[held:], texts(counts)[:held])
     settled, found = Budget().settle(training, data, method, 0)
     assert len(method.fitted) == fits
-    assert Budget().selects_on(data) == data.selection
+    assert Budget().texts(data) == (data.train, data.selection)
     if fits:
         assert settled.stop == found["cross_validation"]["chosen_share"] and "one standard error" in settled.rule
     elif held:
-        assert settled.patience == 2 and not found
+        assert (settled.patience, settled.evaluations) == (2, 8) and not found and "not trained on" in settled.rule
     else:
         assert settled == training and not found
     assert Budget().settle(None, data, method, 0) == (None, {})
+
+
+def test_a_refit_trains_on_all_labels_for_as_long_as_the_held_out_ones_asked() -> None:
+    train, held = texts((201, 200)), texts((50, 50), "held")
+    data, method = encoded(train, held), FakeMethod([[0.9, 0.6, 0.5, 0.55, 0.6]])
+    settled, found = Budget(refit=True).settle(TrainingSpec(epochs=2, batch_size=8), data, method, 0)
+    ((inside, outside, stopping),) = method.fitted
+    assert (inside, outside) == ([text.id for text in train], [text.id for text in held])
+    assert (stopping.patience, stopping.evaluations, stopping.stop) == (2, 8, 1.0)
+    # 101 updates: the third of eight looks is after 38 of them.
+    assert found["hold_out"]["chosen_share"] == settled.stop == 38 / 101
+    assert found["hold_out"]["log_loss"] == [0.9, 0.6, 0.5, 0.55, 0.6]
+    assert settled.patience is None and "all labels" in settled.rule
+    assert Budget(refit=True).texts(data) == ([*train, *held], [])
+    assert member_dict(Budget()) == {"name": "budget", "watch_test": False}
+    assert member_dict(Budget(refit=True)) == {"name": "budget", "watch_test": False, "refit": True}
+
+
+def test_what_a_plan_counts() -> None:
+    """Texts that are looked at over all training, at 150, 600 and 40 labels, of which 120 of 600 are held out."""
+    asked = ((2, 150, 0, 9), (2, 600, 120, 9), (2, 40, 0, 9))
+    assert [Budget().texts_looked_at(*numbers) for numbers in asked] == [600, 960, 0]
+    assert [Budget(watch_test=True).texts_looked_at(*numbers) for numbers in asked] == [618, 8 * 129, 18]
+    assert [Budget(watch_test=True, refit=True).texts_looked_at(*numbers) for numbers in asked] == [618, 978, 18]
+    assert [Holdout(watch_test=True).texts_looked_at(*numbers) for numbers in asked] == [18, 258, 18]
+    assert [Paper().texts_looked_at(*numbers) for numbers in asked] == [18] * 3
+    assert [Budget(refit=True).fits(number) for number in (40, 150, 600)] == [1.0, 4.0, 1.0 + 600 / 480]
 
 
 def test_default_seeds_and_the_plan(tmp_path: Path) -> None:
@@ -209,6 +242,15 @@ def test_looks_are_spread_evenly_and_patience_ends_it() -> None:
     assert [point["test_accuracy"] for point in curve.points] == [0.75] * 3
 
 
+def test_early_stop_acts_within_a_recipe_of_two_epochs() -> None:
+    data = encoded(texts((201, 200)), texts((50, 50), "held"))
+    settled, _ = Budget().settle(TrainingSpec(batch_size=4, epochs=2), data, FakeMethod([]), 0)
+    assert settled is not None
+    curve, _ = trained(settled, [0.9, 0.5, 0.6, 0.7])
+    assert [point["update"] for point in curve.points] == [1, 2, 3, 4] and curve.chosen_update == 2
+    assert curve.chosen_by == "held-out log-loss, the held-out texts not trained on"
+
+
 # -- whole studies -----------------------------------------------------------------------------------------------
 
 
@@ -283,7 +325,142 @@ threads = 1
     assert {claim.first for claim in summary.claims} == ours
     assert any("never claimed" in note for note in summary.notes)
     page = render(summary)
-    assert paper in page and "Lengths of training that a run chose from" in page
+    cells = {line[0]: line[-2:] for line in epochs_table(summary)[1]}
+    assert cells[paper][1].endswith("kept by it") and cells[paper][0][0].isdigit()
+    last, oracle = cells["lora protocol=budget watch_test=true"]
+    assert last == "\N{EN DASH} (the kept one)" and oracle.endswith("never used")
+    assert paper in page and "Settings that a run tried" in page and "tfidf 1;" in page
+
+
+NUMBERS = (40, 64, 520)
+
+
+@pytest.fixture(scope="module")
+def regressions(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyFolder, dict[str, str]]:
+    """A study of regressions under two protocols at NUMBERS, and its texts by id."""
+    folder = tmp_path_factory.mktemp("regressions")
+    words = ("fine lovely good", "poor awful bad")
+    rows = [f"it was {words[(i + (i % 4 == 0)) % 2].split()[i // 2 % 3]} number {i * 7 % 31}" for i in range(620)]
+    table = folder / "t.csv"
+    table.write_text("text,label\n" + "".join(f"{row},{'ab'[i % 2]}\n" for i, row in enumerate(rows)), "utf-8")
+    study = folder / "s.toml"
+    study.write_text(
+        f"""name = "s"
+[fixed]
+data = {{ name = "table_file", path = "{table}", test_size = 60, remove_duplicates = false }}
+model = {{ checkpoint = "{make_toy_model(folder / "toy")}" }}
+prompt = {{ name = "cloze", answers = {{ a = "good", b = "bad" }} }}
+seed = 0
+[grid]
+method = ["tfidf", {{ name = "tfidf", inverse_penalty = "cross_validated" }}, "linear_probe"]
+protocol = ["holdout", "budget", {{ name = "budget", refit = true }}, "paper"]
+num_labels = {list(NUMBERS)}
+[execution]
+device = "cpu"
+threads = 1
+""",
+        "utf-8",
+    )
+    outcome = run_study(read_study(str(study)), folder / "out")
+    assert outcome.failed == 0
+    dataset = load_dataset(build_member("data", {"name": "table_file", "path": str(table), "test_size": 60}, []))
+    return outcome.folder, {text.id: text for text in (*dataset.train, *dataset.test)}
+
+
+def test_penalties_are_chosen_as_updates_are(regressions: tuple[StudyFolder, dict[str, Any]]) -> None:
+    """Against scikit-learn: C is fixed at 40 labels, chosen over four splits at 64, over the held-out texts at 520."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    folder, by_id = regressions
+    penalties = (0.01, 0.1, 1.0, 10.0)
+
+    def fitted(ids: Sequence[str], penalty: float) -> Any:
+        counts = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+        model = make_pipeline(counts, LogisticRegression(C=penalty, max_iter=2000))
+        return model.fit([by_id[name].fields["text"] for name in ids], [by_id[name].label for name in ids])
+
+    def losses(ids: Sequence[str], held: Sequence[str], penalty: float) -> np.ndarray:
+        found = fitted(ids, penalty).predict_log_proba([by_id[name].fields["text"] for name in held])
+        return -found[np.arange(len(held)), [by_id[name].label for name in held]]
+
+    seen = []
+    for cell in folder.plan()["cells"]:
+        asked, record = cell["asked"], folder.record(cell["spec_id"])
+        assert record is not None
+        if asked["method"].get("name") != "tfidf" or asked.get("protocol", {}).get("name") != "budget":
+            continue
+        if record.spec["method"]["inverse_penalty"] != "cross_validated":
+            continue
+        train, held = record.sample["train_ids"], record.sample["selection_ids"]
+        refit = record.spec["protocol"].get("refit", False)
+        chosen, used, shares = 10.0, train, None
+        if asked["num_labels"] == 64:
+            key = derive_seed(0, "shuffle")
+            parts = folds([EncodedExample(name, (), (), by_id[name].label, {}) for name in train], key)
+            pooled = np.array([
+                np.concatenate([
+                    losses([name for i, name in enumerate(train) if i not in part], [train[i] for i in part], penalty)
+                    for part in parts
+                ])
+                for penalty in penalties
+            ])
+            best = pooled.mean(1).argmin()
+            error = pooled[best].std(ddof=1) / 8
+            chosen = penalties[int(np.argmax(pooled.mean(1) <= pooled[best].mean() + error))]
+            shares = record.learned["cross_validation"]["shares"]
+            assert record.learned["cross_validation"]["log_loss"] == pytest.approx(pooled.mean(1).tolist(), abs=1e-6)
+            assert chosen != penalties[-1] or best != 3, "the draw must be one where there is something to choose"
+        elif asked["num_labels"] == 520:
+            means = [losses(train, held, penalty).mean() for penalty in penalties]
+            chosen = penalties[int(np.argmin(means))]
+            used = [*train, *held] if refit else train
+            assert (len(train), len(held)) == (416, 104)
+            points = record.learned["hold_out"]["log_loss"] if refit else [
+                point["selection_log_loss"] for point in record.curve["points"]]  # fmt: skip
+            assert points == pytest.approx(means, abs=1e-6)
+        predictions = folder.predictions(cell["spec_id"])
+        expected = fitted(used, chosen).predict_log_proba([by_id[name].fields["text"] for name in predictions.ids])
+        assert np.abs(predictions.log_probabilities - expected).max() < 1e-6
+        assert record.learned.get("inverse_penalty") == (None if asked["num_labels"] == 40 else pytest.approx(chosen))
+        seen.append((asked["num_labels"], refit, shares is not None))
+    assert sorted(seen) == sorted((number, refit, number == 64) for number in NUMBERS for refit in (False, True))
+
+
+def test_other_protocols_leave_regressions_as_they_are(regressions: tuple[StudyFolder, dict[str, Any]]) -> None:
+    folder, _ = regressions
+    named: dict[tuple[str, Any], set[str]] = {}
+    for cell in folder.plan()["cells"]:
+        spec = cell["spec"]
+        protocol = spec.get("protocol", {"name": "none"})
+        named.setdefault((spec["method"]["name"], spec["method"]["inverse_penalty"]), set()).add(protocol["name"])
+        assert "training" not in spec and protocol["name"] in ("none", "budget")
+    # A number is no choice, so no protocol has one to make.
+    assert named == {
+        ("tfidf", 10.0): {"none"},
+        ("tfidf", "cross_validated"): {"none", "budget"},
+        ("linear_probe", "cross_validated"): {"none", "budget"},
+    }
+
+
+def test_every_setting_that_was_tried_is_counted(regressions: tuple[StudyFolder, dict[str, Any]]) -> None:
+    summary = summarise(regressions[0])
+    assert len(PENALTIES) == OWN_PENALTIES
+    tried = {}
+    for row in summary.rows:
+        protocol = row.spec.get("protocol", {"name": "none"})["name"]
+        tried[row.method, row.spec["method"]["inverse_penalty"], protocol] = row.num_tried
+    assert tried == {
+        ("tfidf", 10.0, "none"): (1, 1),
+        ("tfidf", "cross_validated", "none"): (9, 9), ("tfidf", "cross_validated", "budget"): (1, 4),
+        ("linear_probe", "cross_validated", "none"): (9, 9), ("linear_probe", "cross_validated", "budget"): (1, 4),
+    }  # fmt: skip
+    # What chooses by itself reads all N; only a protocol with something to choose holds any out.
+    assert summary.protocol.splits == {40: ((40, 0),), 64: ((64, 0),), 520: ((520, 0), (416, 104))}
+    page = render(summary)
+    for rule in ("the held-out texts not trained on", "then all labels trained on", "closed form"):
+        assert rule in page
 
 
 def test_every_protocol_is_listed_by_its_name() -> None:

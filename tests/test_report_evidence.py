@@ -196,8 +196,8 @@ def test_epochs_are_shown_where_records_measured_them_and_not_else(summary: Summ
         told = {"curve": {"points": points, "chosen_update": 1, "chosen_by": "selection log-loss"}}
         study.finish(LORA, 50, seed, draws(0.8), told=told)
     ((*_, seeds, kept, last, oracle),) = epochs_table(study.summary)[1]
-    assert (seeds, kept, last, oracle) == ("2", "60.0", "70.0", "85.0")
-    assert "used nowhere" in FORMATS["html"](study.summary)
+    assert (seeds, kept, last, oracle) == ("2", "60.0", "70.0", "85.0, never used")
+    assert "Only the paper's protocol keeps an update by it" in FORMATS["html"](study.summary)
 
 
 def test_overlap_is_told_or_said_not_to_be_counted(study: Study, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """The state of a long fit on disk, so that a fit which was stopped goes on from there.
 
-Whoever runs a cell names the file (`place`), the line says which of its fits counts and on which texts (`counting`),
-and the loop of updates asks for a `keeper`. Without the first two there is none, and nothing is written. Knows nothing
-of methods, studies or what the numbers mean.
+Whoever runs a cell names the file (`place`), the line says on which texts the fit is that counts (`counting`), and the
+loop of updates asks for a `keeper`. Without the first two there is none, and nothing is written. A fit before the one
+that counts has files of its own (`once`). Knows nothing of methods, studies or what the numbers mean.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import shutil
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -68,7 +68,7 @@ def place(path: Path, made_with: Mapping[str, Any]) -> Iterator[None]:
 
 @contextmanager
 def counting(*texts: Sequence[EncodedExample]) -> Iterator[None]:
-    """The one fit inside is the one that counts; texts: all that it learns from and is chosen by."""
+    """The one fit inside keeps its state; texts: all that it learns from and is chosen by."""
     found = _place.get()
     token = _place.set(None if found is None else replace(found, texts=texts))
     try:
@@ -77,8 +77,34 @@ def counting(*texts: Sequence[EncodedExample]) -> Iterator[None]:
         _place.reset(token)
 
 
+def once(
+    part: str, made_with: Mapping[str, Any], texts: Sequence[Sequence[EncodedExample]], make: Callable[[], Any]
+) -> Any:
+    """What `make` gives: plain data from one fit. A cell that is run again after this fit had ended reads it, and one
+    that was stopped within goes on there.
+
+    part: the fit's name, of its own in the cell. made_with: as in `place`; texts: as in `counting`.
+    """
+    found = _place.get()
+    if found is None:
+        return make()
+    path = found.path.with_stem(f"{found.path.stem}-{part}")
+    result = Keeper(path, {**found.made_with, **made_with}, texts)
+    kept = result.last()
+    if kept is not None:
+        progress.note(f"{part} had been fitted before")
+        return kept.numbers["made"]
+    within = path.with_stem(f"{path.stem}-within")
+    with place(within, found.made_with), counting(*texts):
+        made = make()
+    result.keep({"made": made}, {})
+    with suppress(OSError):
+        within.unlink()
+    return made
+
+
 def keeper(made_with: Mapping[str, Any]) -> Keeper | None:
-    """Keeps the state of the fit that begins here; None for one that does not count. made_with: as in `place`."""
+    """Keeps the state of the fit that begins here; None where nobody asked for it. made_with: as in `place`."""
     found = _place.get()
     if found is None or found.texts is None:
         return None
@@ -109,7 +135,6 @@ class Keeper:
         self._path, self._given, self._texts, self._clock = path, made_with, texts, clock
         self._before = progress.told()
         self._start = self._last = clock()
-        self._earlier_seconds = 0.0
 
     @cached_property
     def _made_with(self) -> dict[str, Any]:
@@ -133,7 +158,6 @@ class Keeper:
             kept = Kept(told["numbers"], partial(_read, safe_open(self._path, framework="pt")))
             earlier = told["progress"]
             progress.add_earlier(earlier["seconds"], earlier["amounts"], earlier["notes"], earlier["total_seconds"])
-            self._earlier_seconds = float(earlier["total_seconds"])
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
@@ -175,7 +199,7 @@ class Keeper:
             seconds[now.current] = seconds.get(now.current, 0.0) + elapsed
         return {
             "seconds": seconds,
-            "total_seconds": self._earlier_seconds + elapsed,
+            "total_seconds": now.earlier_seconds - self._before.earlier_seconds + elapsed,
             "amounts": {name: value - self._before.amounts.get(name, 0.0) for name, value in now.amounts.items()},
             "notes": now.notes,
         }

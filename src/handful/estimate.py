@@ -507,6 +507,7 @@ def _with_base(
         num_selection = _num_selection(spec)
         num_train = max(spec.num_labels - num_selection, 1)
         updates, batch = spec.training.num_updates(num_train), spec.training.batch_size
+        epochs = max(1, updates * batch // num_train)
         updates = round(updates * spec.protocol.fits(spec.num_labels))
         packs = math.ceil(batch * (own + lengths.train_answer) / room)
         per_update = batch * (own + lengths.train_answer) + packs * root
@@ -520,10 +521,10 @@ def _with_base(
             flops = updates * shape.forward_flops(per_update, context, batch) * passes
             seconds += flops / flops_per_second / TRAINING_EFFICIENCY
             seconds += updates * (packs * shape.layers * LAYER_SECONDS * passes + UPDATE_SECONDS)
-        selected_tokens, selected_seconds = scoring(spec.protocol.texts_per_look(num_selection, _num_test(spec)))
-        evaluations = max(1, updates * batch // num_train)
-        train_tokens += evaluations * selected_tokens
-        seconds += evaluations * selected_seconds
+        looked_at = spec.protocol.texts_looked_at(epochs, spec.num_labels, num_selection, _num_test(spec))
+        selected_tokens, selected_seconds = scoring(looked_at)
+        train_tokens += selected_tokens
+        seconds += selected_seconds
     memory = _memory_bytes(spec, shape, settings, passes, min(budget, step_tokens))
     seconds += RUN_SECONDS
     return RunEstimate(spec, False, round(train_tokens), round(test_tokens), seconds, memory, round(step_tokens))

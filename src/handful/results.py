@@ -7,7 +7,7 @@ A study folder holds
     records/SPEC_ID.json             one record per cell that ended, finished or failed
     records/SPEC_ID.parquet          its predictions; the record is written after them
     adapters/SPEC_ID/                what the cell learned, in the standard format of its kind
-    checkpoints/SPEC_ID.safetensors  how far the training of a long cell is; gone once its record is there
+    checkpoints/SPEC_ID*.safetensors  how far the training of a long cell is; gone once its record is there
     overlap.json                     which test texts stand on the training side too, by id
     report.md, report.html           made from the above at any time
     lock                             held while a process works in the folder
@@ -251,10 +251,12 @@ class StudyFolder:
         return self.path / "checkpoints" / f"{spec_id}.safetensors"
 
     def remove_checkpoint(self, spec_id: str) -> None:
-        """Removes it where there is one, and the folder of checkpoints with the last of them."""
+        """Removes all that it kept, and the folder of checkpoints with the last of them."""
+        folder = self.checkpoint(spec_id).parent
         with suppress(OSError):  # one that stays takes room and does no harm
-            self.checkpoint(spec_id).unlink(missing_ok=True)
-            self.checkpoint(spec_id).parent.rmdir()
+            for kept in folder.glob(f"{spec_id}*"):
+                kept.unlink()
+            folder.rmdir()
 
     # -- one process at a time ----------------------------------------------------------------------
 

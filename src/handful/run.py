@@ -61,11 +61,11 @@ def run(
         encoded = encode(split, spec.prompt, base.tokenizer)
     attach = partial(spec.method.attach, base, encoded.task, seed=derive_seed(spec.start_seed, "init"))
     order = derive_seed(spec.start_seed, "shuffle")
-    training, found = spec.protocol.settle(spec.training, encoded, attach, order)
-    selection = spec.protocol.selects_on(encoded)
+    training, found = spec.protocol.settle(spec.to_settle, encoded, attach, order)
+    train, selection = spec.protocol.texts(encoded)
     with attach() as tuned:
-        with progress.stage("train"), checkpoints.counting(encoded.train, selection):
-            curve = tuned.fit(encoded.train, selection, training, seed=order)
+        with progress.stage("train"), checkpoints.counting(train, selection):
+            curve = tuned.fit(train, selection, training, seed=order)
         with progress.stage("test"):
             log_probabilities = tuned.predict(encoded.test)
         learned = {"num_trainable": tuned.num_trainable, "sees": _seen(spec), **_recipe(spec), **found, **tuned.facts}

@@ -90,6 +90,11 @@ class RunSpec:
         return plain if self.init_seed is None else plain | {"init_seed": self.init_seed}
 
     @property
+    def to_settle(self) -> TrainingSpec | None:
+        """What its protocol settles: the training section; without one the method's choices, if it settles those."""
+        return self.training or (self.method.choices() if self.protocol.settles_choices else None)
+
+    @property
     def start_seed(self) -> int:
         """Of the method's start and of the order of training."""
         return self.seed if self.init_seed is None else self.init_seed
@@ -354,10 +359,10 @@ def resolve_cell(asked: Mapping[str, Any], device: str = "auto", outline: bool =
     training = build(TrainingSpec, cell["training"], "training", problems) if cell["training"] is not None else None
     if problems:
         raise SpecError(problems)
-    # Where nothing trains there is nothing to choose, whoever would choose it.
-    protocol = protocol_family.DEFAULT if training is None else protocol
     init_seed = None if training is None else cell["init_seed"]
     spec = RunSpec(source, base, prompt, method, training, cell["num_labels"], cell["seed"], protocol, init_seed)
+    if spec.to_settle is None:  # there is nothing to choose, whoever would choose it
+        spec = dataclasses.replace(spec, protocol=protocol_family.DEFAULT)
     texts = len(dataset.train) + len(dataset.unlabelled) if dataset.test else spec.num_labels
     answers = bool(prompt.answers)
     method.check(

@@ -99,6 +99,10 @@ class Settled(TrainingSpec):
         """The same section with these in place."""
         return cls(**{knob.name: getattr(training, knob.name) for knob in fields(training)} | settled)
 
+    def last(self, total: int) -> int:
+        """The update, of `total`, with which training ends at the latest."""
+        return max(1, math.ceil(self.stop * total - 1e-9))
+
 
 def marks(total: int, evaluations: int) -> list[int]:
     """The updates, of `total`, after which a share 1/evaluations, 2/evaluations, ... of them is done."""
@@ -329,7 +333,7 @@ def optimise(
         raise RunError("there are no labelled texts to train on: num_labels must be above 0 for this method")
     settled = Settled.of(training)
     total = training.num_updates(num_train)
-    last = max(1, math.ceil(settled.stop * total - 1e-9))
+    last = settled.last(total)
     looks = None if settled.evaluations is None else set(marks(total, settled.evaluations))
     fit = _Fit(parameters, training.weight_decay)
     keeper = checkpoints.keeper(_made_with(fit, settled, seed))
@@ -478,15 +482,24 @@ def _select(
     """Measures the selection texts, and keeps the tensors when they are the best so far."""
     with progress.stage("select"):
         found = scores()
-    measured, share = log_loss(found, labels), accuracy(found, labels)
-    if not math.isfinite(measured):
+    point = measured(found, labels, settled)
+    loss, share = (point[f"{settled.looks_at}_{what}"] for what in ("log_loss", "accuracy"))
+    if not math.isfinite(loss):
         raise RunError(f"training diverged: the {settled.looks_at} log-loss is not a number at update {update}")
-    measure = measured if settled.by == "log_loss" else -share
+    measure = loss if settled.by == "log_loss" else -share
     best.looks_since += 1
     if measure < best.measure:
         best.measure, best.update, best.looks_since = measure, update, 0
         best.tensors = [tensor.detach().clone() for tensor in tensors]
-    point = {f"{settled.looks_at}_log_loss": measured, f"{settled.looks_at}_accuracy": share}
+    return point
+
+
+def measured(found: np.ndarray, labels: np.ndarray, settled: Settled) -> dict[str, float]:
+    """What a look says: found, [texts, labels] log-probabilities of the texts that it is on."""
+    point = {
+        f"{settled.looks_at}_log_loss": log_loss(found, labels),
+        f"{settled.looks_at}_accuracy": accuracy(found, labels),
+    }
     if settled.evaluations is not None:
         point[f"{settled.looks_at}_log_loss_sd"] = float(found[np.arange(len(labels)), labels].std())
     return point

@@ -12,8 +12,9 @@ from handful.engine.pooling import text_rows
 from handful.errors import SpecError
 from handful.examples import Task
 from handful.methods.encoded import encoder_cell, shown_name
-from handful.methods.featured import CROSS_VALIDATED, FeatureTuned, Penalty, Standardised, check_penalty
+from handful.methods.featured import CROSS_VALIDATED, FeatureTuned, Penalty, Standardised, check_penalty, choices_of
 from handful.methods.method import ENCODER, Defaults, Given, needs_labels
+from handful.training import TrainingSpec
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class Embedding(Defaults):
     def sees(self) -> tuple[str, ...]:
         """What it may look at beside the labelled texts."""
         return (ENCODER,)
+
+    def choices(self) -> TrainingSpec | None:
+        """Penalties, where it is left open."""
+        return choices_of(self.inverse_penalty)
 
     def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> FeatureTuned:
         """Leaves the encoder alone."""

@@ -17,7 +17,7 @@ from handful import progress
 from handful.errors import RunError
 from handful.examples import EncodedExample, Task
 from handful.methods.saved import read_scoring, write_scoring
-from handful.training import Curve, TrainingSpec
+from handful.training import Curve, Settled, TrainingSpec, measured
 
 DECIMALS = 9
 """Of a log-probability: what lies below depends on the kernels that BLAS has for a machine. Fits run on one thread."""
@@ -25,7 +25,13 @@ DECIMALS = 9
 CROSS_VALIDATED: Literal["cross_validated"] = "cross_validated"
 
 PENALTIES = tuple(10.0**power for power in range(-4, 5))
-"""Values of C that cross-validation chooses from."""
+"""Values of C that its own cross-validation chooses from."""
+
+PATH = (0.001, 0.01, 0.1, 1.0)
+"""What a protocol chooses from instead: shares of the recipe's C, the strongest penalty first. As with the updates of a
+fit, whose early end works like such a penalty (Goodfellow, Bengio & Courville 2016, section 7.8), the last one is the
+recipe's own.
+"""
 
 FOLDS = 5
 
@@ -40,6 +46,11 @@ def check_penalty(penalty: Penalty) -> list[str]:
     if not isinstance(penalty, str) and penalty <= 0:
         return [f'inverse_penalty must be above 0 or "{CROSS_VALIDATED}", got {penalty}']
     return []
+
+
+def choices_of(penalty: Penalty) -> TrainingSpec | None:
+    """What `Method.choices` gives: an update for each step of PATH; None where C is a number, since nothing is open."""
+    return TrainingSpec(updates=len(PATH)) if isinstance(penalty, str) else None
 
 
 class Features(Protocol):
@@ -65,13 +76,24 @@ class Features(Protocol):
 
 
 class FeatureTuned:
-    """Features and a logistic regression with L2 penalty 1 / (2 C). It reads train and selection alike."""
+    """Features and a logistic regression with L2 penalty 1 / (2 C).
+
+    recipe_penalty: C where it is left open and a protocol chooses nothing.
+    """
 
     is_adapter = False
 
-    def __init__(self, task: Task, features: Features, inverse_penalty: Penalty, saved: Path | None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        features: Features,
+        inverse_penalty: Penalty,
+        saved: Path | None,
+        recipe_penalty: float = 1.0,
+    ) -> None:
         self.facts: Mapping[str, Any] = {}
         self._task, self._features, self._inverse_penalty = task, features, inverse_penalty
+        self._recipe_penalty = recipe_penalty
         self.num_trainable = 0
         self._classes = np.zeros(0, dtype=np.int64)
         self._weights = np.zeros((0, 0))
@@ -86,23 +108,53 @@ class FeatureTuned:
         training: TrainingSpec | None,
         seed: int,
     ) -> Curve:
-        """Fits on every labelled text. Raises RunError with fewer than two labels."""
-        examples = [*train, *selection]
+        """Fits on every labelled text, `train` and `selection` alike; where C is open and a protocol settles it
+        (`training`), on `train`. Raises RunError with fewer than two labels.
+        """
+        is_settled = training is not None and isinstance(self._inverse_penalty, str)
+        examples = train if is_settled else [*train, *selection]
         labels = np.array([example.label for example in examples])
         if len(set(labels.tolist())) < 2:
             raise RunError(f"a logistic regression needs texts of two labels, got {len(set(labels.tolist()))}")
         self._features.fit(examples)
         self.facts = self._features.facts
         rows = self._features.transform(examples)
+        if training is not None and is_settled:
+            return self._along_path(rows, labels, selection, Settled.of(training))
         with _one_thread():
-            model = self._regression(rows, labels, seed)
+            self._take(self._regression(rows, labels, seed))
+        progress.advance(1, 1)
+        return Curve(chosen_by="closed form")
+
+    def _along_path(
+        self, rows: Any, labels: np.ndarray, selection: Sequence[EncodedExample], settled: Settled
+    ) -> Curve:
+        """The regression where the path ends; with a selection, the one on it that has the lowest log-loss there."""
+        path = [share * self._recipe_penalty for share in PATH][: settled.last(len(PATH))]
+        with _one_thread():
+            models = {penalty: _model(penalty).fit(rows, labels) for penalty in (path if selection else path[-1:])}
+        gold = np.array([example.label for example in selection])
+        points = []
+        for done, (penalty, model) in enumerate(models.items(), start=1):
+            self._take(model)
+            if selection:
+                points.append({"inverse_penalty": penalty, **measured(self.predict(selection), gold, settled)})
+            progress.advance(done, len(models))
+        chosen = path[-1]
+        if points:
+            chosen = min(points, key=lambda point: point["selection_log_loss"])["inverse_penalty"]
+            self._take(models[chosen])
+        if settled.rule:
+            self.facts = {**self.facts, "inverse_penalty": chosen}
+        return Curve(tuple(points), chosen_by=settled.rule or ("selection log-loss" if selection else "closed form"))
+
+    def _take(self, model: Any) -> None:
+        """What a fitted logistic regression knows, as weights for every label."""
         weights, bias = model.coef_, model.intercept_
         if weights.shape[0] == 1:  # two labels: one row of weights, for the second
             weights, bias = np.vstack([-weights / 2, weights / 2]), np.array([-bias[0] / 2, bias[0] / 2])
         self._classes, self._weights, self._bias = model.classes_, weights, bias
         self.num_trainable = int(model.coef_.size + model.intercept_.size)
-        progress.advance(1, 1)
-        return Curve(chosen_by="closed form")
 
     def predict(self, examples: Sequence[EncodedExample]) -> np.ndarray:
         """[examples, labels] float64; a label that no training text had gets the log of 1e-12."""
@@ -121,21 +173,18 @@ class FeatureTuned:
 
     def _regression(self, rows: Any, labels: np.ndarray, seed: int) -> Any:
         """A fitted logistic regression, its penalty chosen where that is asked for."""
-        from sklearn.linear_model import LogisticRegression
         from sklearn.model_selection import GridSearchCV
 
-        model = LogisticRegression(max_iter=2000)
         if not isinstance(self._inverse_penalty, str):
-            return model.set_params(C=self._inverse_penalty).fit(rows, labels)
+            return _model(self._inverse_penalty).fit(rows, labels)
         parts = _folds(labels, seed)
         if not parts:
-            chosen = 1.0
             progress.note("the penalty was not cross-validated: fewer than two labels have several texts")
-        else:
-            search = GridSearchCV(model, {"C": PENALTIES}, scoring=_likelihood, cv=parts, refit=False)
-            chosen = float(search.fit(rows, labels).best_params_["C"])
+            return _model(1.0).fit(rows, labels)
+        search = GridSearchCV(_model(1.0), {"C": PENALTIES}, scoring=_likelihood, cv=parts, refit=False)
+        chosen = float(search.fit(rows, labels).best_params_["C"])
         self.facts = {**self.facts, "inverse_penalty": chosen}
-        return model.set_params(C=chosen).fit(rows, labels)
+        return _model(chosen).fit(rows, labels)
 
     def save(self, folder: Path) -> None:
         """Weights as safetensors, the features beside them."""
@@ -161,6 +210,13 @@ class FeatureTuned:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Nothing was touched."""
+
+
+def _model(penalty: float) -> Any:
+    """An unfitted logistic regression with this C."""
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=penalty, max_iter=2000)
 
 
 def _one_thread() -> AbstractContextManager[object]:

@@ -11,8 +11,9 @@ from handful.engine.base import Base
 from handful.engine.scoring import prompt_rows
 from handful.errors import SpecError
 from handful.examples import Task
-from handful.methods.featured import CROSS_VALIDATED, FeatureTuned, Penalty, Standardised, check_penalty
+from handful.methods.featured import CROSS_VALIDATED, FeatureTuned, Penalty, Standardised, check_penalty, choices_of
 from handful.methods.method import LANGUAGE_MODEL, Defaults, Given, needs_labels
+from handful.training import TrainingSpec
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class LinearProbe(Defaults):
     def sees(self) -> tuple[str, ...]:
         """What it may look at beside the labelled texts."""
         return (LANGUAGE_MODEL,)
+
+    def choices(self) -> TrainingSpec | None:
+        """Penalties, where it is left open."""
+        return choices_of(self.inverse_penalty)
 
     def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> FeatureTuned:
         """Leaves the base alone."""

@@ -102,6 +102,10 @@ class Defaults:
         """Nothing beside the labelled texts."""
         return ()
 
+    def choices(self) -> TrainingSpec | None:
+        """None."""
+        return None
+
     def passes(self) -> float:
         """No updates."""
         return 0.0
@@ -132,6 +136,12 @@ class Method(Protocol):
 
     def sees(self) -> tuple[str, ...]:
         """What it may look at beside the labelled texts, in words. For the report: methods are to be compared by it."""
+        ...
+
+    def choices(self) -> TrainingSpec | None:
+        """Where it has no updates, but settings that a protocol may choose from: an update stands for each, the most
+        cautious first, the recipe's own last. None without any.
+        """
         ...
 
     def passes(self) -> float:

@@ -13,8 +13,11 @@ import numpy as np
 from handful.engine.base import Base
 from handful.errors import RunError, SpecError
 from handful.examples import EncodedExample, Task
-from handful.methods.featured import FeatureTuned, Penalty, check_penalty, text_of
+from handful.methods.featured import FeatureTuned, Penalty, check_penalty, choices_of, text_of
 from handful.methods.method import UNLABELLED, Defaults, Given, needs_labels
+from handful.training import TrainingSpec
+
+RECIPE_PENALTY = 10.0
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Tfidf(Defaults):
     max_words: int = 2
     sublinear: bool = True
     rarity: Literal["labelled", "unlabelled"] = "labelled"
-    inverse_penalty: Penalty = 10.0
+    inverse_penalty: Penalty = RECIPE_PENALTY
 
     def __post_init__(self) -> None:
         problems = check_penalty(self.inverse_penalty)
@@ -62,10 +65,14 @@ class Tfidf(Defaults):
         """What it may look at beside the labelled texts."""
         return (UNLABELLED,) if self.rarity == "unlabelled" else ()
 
+    def choices(self) -> TrainingSpec | None:
+        """Penalties, where it is left open."""
+        return choices_of(self.inverse_penalty)
+
     def attach(self, base: Base, task: Task, seed: int, saved: Path | None = None) -> FeatureTuned:
         """Leaves the base alone."""
         counts = _Counts(self.max_words, self.sublinear, task.pool if self.rarity == "unlabelled" else ())
-        return FeatureTuned(task, counts, self.inverse_penalty, saved)
+        return FeatureTuned(task, counts, self.inverse_penalty, saved, RECIPE_PENALTY)
 
 
 class _Counts:

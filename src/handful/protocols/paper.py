@@ -23,6 +23,7 @@ class Paper:
 
     name: ClassVar[str] = "paper"
     chooses_on_test: ClassVar[bool] = True
+    settles_choices: ClassVar[bool] = False
 
     def fill(self, training: Mapping[str, Any]) -> Mapping[str, Any]:
         """Two epochs."""
@@ -36,9 +37,9 @@ class Paper:
         """None."""
         return 0
 
-    def selects_on(self, encoded: Encoded) -> Sequence[EncodedExample]:
-        """The test texts."""
-        return encoded.test
+    def texts(self, encoded: Encoded) -> tuple[Sequence[EncodedExample], Sequence[EncodedExample]]:
+        """All labels train, and the test texts choose."""
+        return encoded.train, encoded.test
 
     def settle(
         self, training: TrainingSpec | None, encoded: Encoded, attach: Attach, seed: int
@@ -50,6 +51,6 @@ class Paper:
         """The one."""
         return 1.0
 
-    def texts_per_look(self, num_selection: int, num_test: int) -> int:
-        """The test texts."""
-        return num_test
+    def texts_looked_at(self, epochs: int, num_labels: int, num_selection: int, num_test: int) -> int:
+        """The test texts, after every epoch."""
+        return epochs * num_test

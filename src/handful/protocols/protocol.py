@@ -40,6 +40,8 @@ class LabelProtocol(Protocol):
     name: ClassVar[str]
     chooses_on_test: ClassVar[bool]
     """Whether the test texts choose what counts, so that no claim can rest on it."""
+    settles_choices: ClassVar[bool]
+    """Whether it also chooses among the settings of a method that has no updates (`Method.choices`)."""
 
     def fill(self, training: Mapping[str, Any]) -> Mapping[str, Any]:
         """The training section as asked, with what this protocol sets where the study does not."""
@@ -53,20 +55,23 @@ class LabelProtocol(Protocol):
         """How many of the drawn texts, `counts` of each label, are held out for selection."""
         ...
 
-    def selects_on(self, encoded: Encoded) -> Sequence[EncodedExample]:
-        """The texts that the fit which counts chooses its epoch by."""
+    def texts(self, encoded: Encoded) -> tuple[Sequence[EncodedExample], Sequence[EncodedExample]]:
+        """(those that the fit which counts trains on, those that it chooses by)."""
         ...
 
     def settle(self, training: TrainingSpec | None, encoded: Encoded, attach: Attach, seed: int) -> tuple[Any, Found]:
-        """(training of the fit that counts, what was found): None stays None, since nothing trains."""
+        """(training of the fit that counts, what was found): None stays None, since there is nothing to choose.
+
+        training: the cell's section, or a method's choices where the protocol settles those.
+        """
         ...
 
     def fits(self, num_labels: int) -> float:
         """How many epochs' worth of training one epoch of the fit that counts stands for. For plans."""
         ...
 
-    def texts_per_look(self, num_selection: int, num_test: int) -> int:
-        """How many texts are scored at every look during training. For plans."""
+    def texts_looked_at(self, epochs: int, num_labels: int, num_selection: int, num_test: int) -> int:
+        """How many texts are scored at all looks during all training. epochs: of the fit that counts. For plans."""
         ...
 
 
@@ -76,6 +81,7 @@ class Watching:
     """
 
     chooses_on_test: ClassVar[bool] = False
+    settles_choices: ClassVar[bool] = False
     watch_test: bool
 
     def fill(self, training: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -86,17 +92,17 @@ class Watching:
         """One."""
         return 1
 
-    def selects_on(self, encoded: Encoded) -> Sequence[EncodedExample]:
-        """What was held out."""
-        return encoded.selection
+    def texts(self, encoded: Encoded) -> tuple[Sequence[EncodedExample], Sequence[EncodedExample]]:
+        """As they were drawn."""
+        return encoded.train, encoded.selection
 
     def fits(self, num_labels: int) -> float:
         """The one."""
         return 1.0
 
-    def texts_per_look(self, num_selection: int, num_test: int) -> int:
-        """What is held out, and what is watched."""
-        return num_selection + (num_test if self.watch_test else 0)
+    def texts_looked_at(self, epochs: int, num_labels: int, num_selection: int, num_test: int) -> int:
+        """What is held out, and what is watched, after every epoch."""
+        return epochs * (num_selection + (num_test if self.watch_test else 0))
 
     def watched(self, training: TrainingSpec, encoded: Encoded) -> TrainingSpec:
         """The training section, with the test texts to be watched where that is asked for."""

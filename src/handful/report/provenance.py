@@ -39,7 +39,9 @@ def protocol_lines(summary: Summary) -> list[tuple[str, str]]:
         f"{row.label} {' to '.join(map(str, dict.fromkeys(row.num_tried)))}" for row in summary.rows if row.num_tried
     ]
     if tried:
-        lines.append(("Lengths of training that a run chose from", "; ".join(tried)))
+        lines.append(
+            ("Settings that a run tried (lengths of training or penalties; 1: nothing was chosen)", "; ".join(tried))
+        )
     starts = f"; of the start alone: {', '.join(map(str, protocol.init_seeds))}" if protocol.init_seeds else ""
     lines.append(("Seeds", (", ".join(map(str, protocol.seeds)) or ABSENT) + starts))
     tested = tests_text(protocol) + shared[protocol.test_texts_shared] if protocol.num_test else ABSENT

@@ -38,6 +38,7 @@ from handful.report.wording import (
 )
 from handful.statistics import VarianceComponents
 from handful.summary import Pivot, PublishedCell, Row, Run, Summary, Told
+from handful.summary.plain import mean
 
 Table = tuple[list[str], list[list[str]]]
 
@@ -339,16 +340,25 @@ def _told(one: Told) -> str:
 
 def epochs_table(summary: Summary) -> Table:
     """(head, rows): test accuracy at the update that was kept, at the last one, and at the oracle's: the best on the
-    test texts. Only where records measured the test at every point."""
-    head = ["method", "N", "seeds", "kept, %", "last, %", "oracle (best on test, never used), %"]
+    test texts. Only where records measured the test at every point. No last one where training ends with the one to
+    keep: at a length that was chosen before, or at the recipe's."""
+    head = ["method", "N", "seeds", "kept, %", "last, %", "oracle (best on test), %"]
     table = []
     for row in summary.rows:
         for num_labels, cell in row.cells.items():
             finished = [run for run in cell.runs if run.status == "finished"]
             found = [run.by_epoch for run in finished if run.by_epoch is not None]
             if found and len(found) == len(finished):
-                means = [sum(values) / len(found) for values in zip(*found, strict=True)]
-                table.append([row_title(row), count(num_labels), count(len(found)), *map(percent, means)])
+                means = (mean(values) for values in zip(*found, strict=True))
+                kept, last, oracle = (f"{DASH} (the kept one)" if one is None else percent(one) for one in means)
+                table.append([
+                    row_title(row),
+                    count(num_labels),
+                    count(len(found)),
+                    kept,
+                    last,
+                    f"{oracle}, {'kept by it' if row.on_test else 'never used'}",
+                ])
     return head, table
 
 

@@ -117,7 +117,7 @@ def _curve(record: RunRecord) -> tuple[CurvePoint, ...]:
     made = []
     for point in points if isinstance(points, (list, tuple)) else ():
         if isinstance(point, Mapping) and (update := whole(point, "update")) is not None:
-            names = "epoch", "train_loss", "selection_log_loss", "test_accuracy"
+            names = "epoch", "train_loss", "selection_log_loss", "test_accuracy", "test_log_loss"
             made.append(CurvePoint(update, *(number(point, name) for name in names)))
     return tuple(made)
 

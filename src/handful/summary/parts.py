@@ -28,7 +28,8 @@ DIVERGED_ABOVE = 1.1
 class CurvePoint:
     """What training showed at an update; losses in nats, the training loss a mean since the point before.
 
-    test_accuracy: where the record measured the test texts at every point, to look at and never to choose by.
+    test_accuracy: where the record measured the test texts at every point. test_log_loss: where the paper's protocol
+    did, which alone chooses by them.
     """
 
     update: int
@@ -36,6 +37,7 @@ class CurvePoint:
     train_loss: float | None = None
     selection_log_loss: float | None = None
     test_accuracy: float | None = None
+    test_log_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,17 @@ class Run:
         return next((point.epoch for point in self.curve if point.update == self.chosen_update), None)
 
     @property
-    def by_epoch(self) -> tuple[float, float, float] | None:
-        """Test accuracy at the update that was kept, at the last one, and at the one that is best on the test texts:
-        the oracle, which nothing may choose by. None where the record did not measure all three."""
+    def by_epoch(self) -> tuple[float, float | None, float] | None:
+        """Test accuracy at the update that was kept, at the last one (None where training ends with the one to keep, so
+        that there is no other), and at the one that is best on the test texts: the oracle. None where the record did
+        not measure all of them."""
         tested = {point.update: point.test_accuracy for point in self.curve if point.test_accuracy is not None}
         if not tested or len(tested) < len(self.curve) or self.chosen_update not in tested:
             return None
-        return tested[self.chosen_update], tested[max(tested)], max(tested.values())
+        last = max(tested)
+        chooses = any({point.selection_log_loss, point.test_log_loss} != {None} for point in self.curve)
+        has_last = chooses or self.chosen_update != last
+        return tested[self.chosen_update], tested[last] if has_last else None, max(tested.values())
 
     @property
     def diverged(self) -> bool:
@@ -209,8 +215,8 @@ class Row:
     on the same data, choose alike, and are compared. uses_model: False when the resolved model is none. cells: by
     num_labels, one for every column. sees: what its runs were allowed to look at before the test, where their records
     say so. facts: each fact's distinct values over the finished runs. recipes: hashes of the recipes that filled its
-    open knobs. on_test: its updates were chosen on the test texts. num_tried: fewest and most settings from which a
-    finished run chose what counts.
+    open knobs. on_test: its updates were chosen on the test texts. num_tried: fewest and most settings that a
+    finished run tried, 1 where it chose nothing.
     """
 
     label: str

@@ -62,7 +62,8 @@ def protocol_of(
                     continue
                 tests.setdefault(row.group, {})[run.spec_id] = tested_of(run, outcomes)
                 if cell.reads_labels and run.num_train is not None and run.num_selection is not None:
-                    splits.setdefault(num_labels, {})[run.num_train, run.num_selection] = None
+                    split = _as_read(run.num_train, run.num_selection, outcomes[run.spec_id])
+                    splits.setdefault(num_labels, {})[split] = None
     records = [outcome.record for outcome in outcomes.values() if outcome.record and outcome.tested]
     rules = [str(record.curve["chosen_by"]) for record in records if record.curve.get("chosen_by")]
     specs = [cell["spec"] for cell in planned]
@@ -80,6 +81,12 @@ def protocol_of(
         training=_distinct_parts(specs, "training"),
         init_seeds=tuple(sorted({init for cell in planned if (init := init_seed_of(cell)) is not None})),
     )
+
+
+def _as_read(num_train: int, num_selection: int, outcome: Outcome) -> tuple[int, int]:
+    """(training, selection) texts. Without a training section and a protocol, all that was drawn is read alike."""
+    has_choice = outcome.record is not None and not {"training", "protocol"}.isdisjoint(outcome.record.spec)
+    return (num_train, num_selection) if has_choice else (num_train + num_selection, 0)
 
 
 def provenance_of(

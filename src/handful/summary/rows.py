@@ -23,6 +23,7 @@ from handful.summary.plain import (
     flat,
     init_seed_of,
     is_none,
+    length,
     mapping,
     mean,
     method_name,
@@ -34,6 +35,9 @@ from handful.summary.plain import (
 
 LONGEST_VALUE = 40
 """Characters of a knob's value that a row label shows; an instruction can be a paragraph."""
+
+OWN_PENALTIES = 9
+"""Values of C that a regression's own cross-validation tries; its record names the one it took, `inverse_penalty`."""
 
 
 def make_rows(
@@ -75,13 +79,15 @@ def make_rows(
     return tuple(replace(row, label=label) for row, label in zip(rows, row_labels(rows), strict=True))
 
 
-def _num_tried(record: RunRecord) -> int | None:
-    """How many settings a run chose from: the shares that were cross-validated, else the epochs that were looked at."""
-    shares = mapping(record.learned, "cross_validation").get("shares")
-    if isinstance(shares, (list, tuple)):
-        return len(shares)
+def _num_tried(record: RunRecord) -> int:
+    """How many settings a run chose from: what its protocol tried before the fit that counts, else what was looked at
+    during that fit, else the penalties that its method tried by itself. 1 where nothing was chosen."""
+    for found in ("cross_validation", "hold_out"):
+        if shares := length(mapping(record.learned, found), "shares"):
+            return shares
     looks = {"selection_log_loss", "test_log_loss"}
-    return sum(not looks.isdisjoint(point) for point in record.curve.get("points", ())) or None
+    looked = sum(not looks.isdisjoint(point) for point in record.curve.get("points", ()))
+    return looked or (OWN_PENALTIES if "inverse_penalty" in record.learned else 1)
 
 
 def _make_cells(

@@ -16,6 +16,7 @@ import pytest
 from handful import identity, spec
 from handful.cli import main
 from handful.errors import HandfulError
+from handful.lock import lock_of
 from handful.results import StudyFolder
 from handful.study import planned
 from toys import make_toy_model
@@ -84,7 +85,9 @@ def test_a_lock_gives_the_same_records_in_an_empty_folder(
     assert len(ours) == 1 + 4 + 4 and ours == theirs
     assert StudyFolder(there / "again").plan()["cells"] == StudyFolder(study / "out").plan()["cells"]
     ours, theirs = (json.loads(path.read_text("utf-8")) for path in (there / "again" / "study.lock.json", lock))
-    assert {**ours, "command": ""} == {**theirs, "command": ""}
+    assert {**ours, "command": ""} == {**theirs, "command": ""} and ours["command"] != theirs["command"]
+    hashes = {StudyFolder(folder).lock_sha256() for folder in (there / "again", study / "out")}
+    assert len(hashes) == 1 and len(hashes.pop()) == 64
     code, told = run("study", "study.lock.json", "--output", "again")
     assert code == 0 and "Nothing is left to run" in told
     code, told = run("plan", "study.lock.json", "--output", "again")
@@ -125,6 +128,15 @@ def test_a_lock_names_its_bases_and_is_checked(study: Path, tmp_path: Path) -> N
         assert code == 2 and words in " ".join(told.split()), told
     other = plain | {"versions": plain["versions"] | {"torch": "0.1"}}
     (study / "old.lock.json").write_text(json.dumps(other), "utf-8")
+    folder = StudyFolder(study / "elsewhere")
+    folder.create()
+    told = set()
+    for lock_of_it in (plain, plain | {"command": "handful study x", "places": []}, other, plain | {"notes": []}):
+        folder.write_lock(lock_of_it)
+        told.add(folder.lock_sha256())
+    assert len(told) == 3  # what was typed, and where files lay, is no part of it; the rest is
+    (study / "elsewhere" / "study.lock.json").write_text('{"format": NaN}', "utf-8")
+    assert folder.lock_sha256() == ""
     code, told = run("study", "old.lock.json", "--output", "out")
     assert code == 0 and "torch 0.1, here" in " ".join(told.split())
 
@@ -215,3 +227,33 @@ def test_damage_is_named_with_the_way_out(study: Path) -> None:
         assert code == 2 and words in told and "Traceback" not in told, told
         assert "take the study.lock.json" in told or "NaN" in told or at[0] in ("claims", "execution"), told
     assert not (study / "studies").exists() and not (study.parent.parent / "evil").exists()
+
+
+def test_what_resolving_rewrites_is_no_edit(study: Path) -> None:
+    """A cell asks in its own words for what its run says in others: sorted, stripped, filled, by content."""
+    (study / "gpt-8-0.csv").write_text("id,label\nx,a\n", "utf-8")
+    (study / "gpt-8-1.csv").write_text("id,label\nx,b\n", "utf-8")
+    (study / "all.toml").write_text(
+        """name = "all"
+[fixed]
+data = { name = "table_file", path = "texts.csv", text = "text", test_size = 20 }
+model = { checkpoint = "./toy", dtype = "auto" }
+[grid]
+prompt = [{ name = "cloze", answers = { a = " good ", b = "bad" } }, "alpaca"]
+protocol = ["budget", "holdout"]
+training = [{}, { learning_rate = 0.01, updates = 3 }]
+method = [
+    "zero_shot", "tfidf", "linear_probe", "full", { name = "lora", targets = "q_proj", alpha = 4 },
+    { name = "loreft", layers = [1, 0] }, { name = "prompt_tuning", learning_rate = 0.1 }, "in_context",
+    { name = "predictions", path = "gpt-{num_labels}-{seed}.csv" },
+]
+num_labels = [8]
+seed = [0, 1]
+init_seed = [3]
+""",
+        "utf-8",
+    )
+    plan = planned("all.toml")[0]
+    lock = lock_of(plan.as_dict(), plan.distinct, {"device": "cpu"}, {})
+    (study / "all.lock.json").write_text(json.dumps(lock), "utf-8")
+    assert planned("all.lock.json")[0].as_dict()["cells"] == plan.as_dict()["cells"]

@@ -10,16 +10,27 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from handful import data as data_family
 from handful import prompts as prompt_family
 from handful.errors import HandfulError, ModelError, SpecError
-from handful.identity import canonical_json
+from handful.identity import canonical_json, spec_id
 from handful.results import LOCK_FILE
-from handful.spec import FAMILIES, ExecutionSpec, RunSpec, build, build_member
+from handful.spec import (
+    DEFAULTS,
+    FAMILIES,
+    ExecutionSpec,
+    RunSpec,
+    build,
+    build_claims,
+    build_member,
+    build_published,
+    check_cell,
+    check_name,
+)
 from handful.training import TrainingSpec
 
 FORMAT = 1
@@ -99,72 +110,165 @@ def read_lock(path: Path, versions: Mapping[str, str]) -> LockedStudy:
     """The study of a lock, every run found again and held against its identity.
 
     versions: of the packages here. Files are looked for in the current folder and beside the lock, under the name that
-    the study gave them. Raises SpecError naming what is missing or is another here.
+    the study gave them. Raises SpecError with all that is damaged, edited, missing, or another here.
     """
-    plain = _read(path)
     problems: list[str] = []
-    execution = build(ExecutionSpec, plain["execution"], "execution", problems)
-    places = {canonical_json(place["section"]): place["at"] for place in plain["places"]}
-    device = execution.device if execution is not None else "auto"
+    lock = _read(path)
+    name = check_name(lock.name, problems)
+    execution = build(ExecutionSpec, lock.execution, "execution", problems)
+    cells = [_read_cell(cell, f"cell {number}", problems) for number, cell in enumerate(lock.cells, start=1)]
+    places = [build(_Place, place, f"place {number}", problems) for number, place in enumerate(lock.places, start=1)]
+    published = None if lock.published is None else build_published(lock.published, None, problems)
+    claims = build_claims(lock.claims, problems)
+    if not cells:
+        problems.append("cells is an empty list")
+    if problems:
+        raise SpecError(problems, f"{path} was edited or damaged ({_WAY_OUT})")
+    located = {canonical_json(place.section): place.at for place in places}
     found: dict[str, RunSpec] = {}
-    for cell in plain["cells"]:
-        if cell["spec_id"] not in found:
-            try:
-                found[cell["spec_id"]] = _run_of(cell, places, path.parent, device)
-            except HandfulError as error:
-                problems.extend(error.problems if isinstance(error, SpecError) else [str(error)])
+    for number, cell in enumerate(cells, start=1):
+        sections = _with_places(cell.spec, located, path.parent)
+        try:
+            if cell.spec_id not in found:
+                found[cell.spec_id] = _run_of(cell, sections, located, execution.device)
+            _check_asked(cell, sections, found[cell.spec_id], f"cell {number}")
+        except HandfulError as error:
+            problems.extend(error.problems if isinstance(error, SpecError) else [str(error)])
     if problems:
         raise SpecError(list(dict.fromkeys(problems)), str(path))
-    told = plain.get("versions", {})
     differs = [
         f"{name} {version}, here {versions.get(name, 'none')}"
-        for name, version in told.items()
+        for name, version in lock.versions.items()
         if versions.get(name) != version
     ]
     return LockedStudy(
-        name=str(plain["name"]),
-        cells=tuple((cell["asked"], found[cell["spec_id"]]) for cell in plain["cells"]),
+        name=name,
+        cells=tuple((cell.asked, found[cell.spec_id]) for cell in cells),
         execution=execution,
-        notes=tuple(plain.get("notes", ())),
-        claims=tuple((first, second) for first, second in plain.get("claims", ())),
-        published=plain.get("published"),
+        notes=lock.notes,
+        claims=claims,
+        published=None if published is None else published.as_dict(),
         differs=tuple(differs),
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+# -- the file ------------------------------------------------------------------------------------------
+
+_WAY_OUT = f"take the {LOCK_FILE} as its study wrote it, or change the study file and run that"
+
+
+@dataclass(frozen=True)
+class _Lock:
+    """What `lock_of` writes. Parts that others check are taken as they are."""
+
+    format: int
+    name: Any
+    cells: tuple[Any, ...]
+    places: tuple[Any, ...]
+    execution: Any
+    command: str = ""
+    notes: tuple[str, ...] = ()
+    claims: Any = field(default_factory=list)
+    published: Any = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Place:
+    section: tuple[Any, ...]
+    at: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _Cell:
+    spec_id: str
+    spec: Mapping[str, Any]
+    asked: Mapping[str, Any]
+    on_test: bool = False
+
+
+@dataclass(frozen=True)
+class _Sections:
+    """Of a cell, as asked or as resolved."""
+
+    data: Mapping[str, Any]
+    model: Mapping[str, Any]
+    prompt: Mapping[str, Any]
+    method: Mapping[str, Any]
+    num_labels: int
+    seed: int
+    training: Mapping[str, Any] = field(default_factory=dict)
+    protocol: Mapping[str, Any] = field(default_factory=lambda: DEFAULTS["protocol"])
+    init_seed: int | None = None
+
+
+def _read(path: Path) -> _Lock:
+    def no_number(name: str) -> None:
+        raise ValueError(f"{name} is no number")
+
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
+        plain = json.loads(path.read_text(encoding="utf-8"), parse_constant=no_number)
     except OSError as error:
         raise SpecError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"{path} is no JSON: {error}") from None
-    if not isinstance(plain, dict) or plain.get("format") != FORMAT:
-        given = plain.get("format") if isinstance(plain, dict) else plain
+    given = plain.get("format") if isinstance(plain, dict) else plain
+    if given != FORMAT:
         raise SpecError(f"{path} is no lock of format {FORMAT}, got {given!r}: take the {LOCK_FILE} of a study folder")
-    absent = {"name", "cells", "places", "execution"} - plain.keys()
-    if absent:
-        raise SpecError(f"{path} lacks {', '.join(sorted(absent))}: take the {LOCK_FILE} of a study folder")
-    return plain
+    problems: list[str] = []
+    lock: _Lock | None = build(_Lock, plain, "the lock", problems)
+    if lock is None:
+        raise SpecError(problems, f"{path} was edited or damaged ({_WAY_OUT})")
+    return lock
 
 
-def _run_of(cell: Mapping[str, Any], places: Mapping[str, Any], beside: Path, device: str) -> RunSpec:
-    plain, problems = cell["spec"], list[str]()
-    sections = {
-        family: plain[family] | _located(family, plain[family], places.get(_key(family, plain[family]), {}), beside)
-        for family in _FAMILIES
-    }
-    source, model, method = (build_member(family, sections[family], problems) for family in _FAMILIES)
-    prompt = build_member("prompt", plain["prompt"], problems)
-    training = build(TrainingSpec, plain["training"], "training", problems) if "training" in plain else None
-    protocol = build_member("protocol", plain["protocol"], problems) if "protocol" in plain else None
+def _read_cell(plain: Any, where: str, problems: list[str]) -> Any:
+    """A `_Cell` of which the parts have their types and the identity is that of the content; None after a problem."""
+    before = len(problems)
+    cell: _Cell | None = build(_Cell, plain, where, problems)
+    if cell is None:
+        return None
+    for part in ("spec", "asked"):
+        build(_Sections, getattr(cell, part), f"{where}, {part}", problems)
+    if len(problems) > before:
+        return None
+    try:
+        gives = spec_id(cell.spec)
+    except ValueError as error:
+        gives = str(error)
+    if gives != cell.spec_id:
+        problems.append(
+            f"{where}: its spec_id is {cell.spec_id!r}, and its spec gives {gives}: the lock was edited, or written by "
+            "another version of handful"
+        )
+    return cell
+
+
+# -- its runs ------------------------------------------------------------------------------------------
+
+
+def _with_places(spec: Mapping[str, Any], places: Mapping[str, Any], beside: Path) -> dict[str, Any]:
+    """All sections of a run, with the files where they are found."""
+    sections = dataclasses.asdict(_Sections(**spec))
+    for family in _FAMILIES:
+        sections[family] |= _located(family, spec[family], places.get(_key(family, spec[family]), {}), beside)
+    return sections
+
+
+def _run_of(cell: _Cell, sections: Mapping[str, Any], places: Mapping[str, Any], device: str) -> RunSpec:
+    problems: list[str] = []
+    check_cell(sections, problems)
     if problems:
-        raise SpecError(problems)
+        raise SpecError([f"{problem}; {_WAY_OUT}" for problem in problems])
+    source, model, method, prompt, protocol = (
+        build_member(family, sections[family], problems) for family in (*_FAMILIES, "prompt", "protocol")
+    )
+    training = build(TrainingSpec, sections["training"], "training", problems) if "training" in cell.spec else None
     source = data_family.resolve(source)
     try:
         model = model.resolve(device)
     except ModelError:
-        folder = places.get(_key("model", plain["model"]), {}).get("checkpoint")
+        folder = places.get(_key("model", cell.spec["model"]), {}).get("checkpoint")
         if folder is None:
             raise
         raise ModelError(
@@ -172,11 +276,39 @@ def _run_of(cell: Mapping[str, Any], places: Mapping[str, Any], beside: Path, de
         ) from None
     dataset = data_family.load_dataset(source)
     prompt = prompt_family.resolve(prompt, dataset.label_names, dataset.field_names, model.context_length())
-    spec = RunSpec(source, model, prompt, method, training, int(plain["num_labels"]), int(plain["seed"]))
-    spec = dataclasses.replace(spec, init_seed=plain.get("init_seed"), protocol=protocol or spec.protocol)
-    if spec.spec_id != cell["spec_id"]:
-        raise SpecError(_another(plain, spec.as_dict()))
+    seeds = sections["seed"], protocol, sections["init_seed"]
+    spec = RunSpec(source, model, prompt, method, training, sections["num_labels"], *seeds)
+    if spec.spec_id != cell.spec_id:
+        raise SpecError(_another(cell.spec, spec.as_dict()))
     return spec
+
+
+def _check_asked(cell: _Cell, sections: Mapping[str, Any], spec: RunSpec, where: str) -> None:
+    """Raises SpecError where a cell asks for what its run does not do: its row of the table would be a lie.
+
+    What the run says stands in for what was left open, so that recipes of another version move nothing.
+    """
+    def filled(given: Mapping[str, Any]) -> dict[str, Any]:
+        same = [family for family in FAMILIES if given[family].get("name") == sections[family]["name"]]
+        return {**given, **{family: sections[family] | given[family] for family in same}}
+
+    problems: list[str] = []
+    asked = filled(dataclasses.asdict(_Sections(**cell.asked)))
+    check_cell(asked, problems)
+    if not problems:
+        asked["training"] = cell.spec.get("training")
+        gives = filled(build_member("method", asked["method"], problems).resolve(asked))
+        source, prompt, method = (
+            build_member(family, gives[family], problems) for family in ("data", "prompt", "method")
+        )
+        dataset = data_family.load_dataset(spec.data)
+        prompt = prompt_family.resolve(prompt, dataset.label_names, dataset.field_names, spec.model.context_length())
+        init_seed = None if spec.training is None else asked["init_seed"]
+        seeds = gives["seed"], spec.protocol, init_seed
+        if RunSpec(source, spec.model, prompt, method, spec.training, gives["num_labels"], *seeds) != spec:
+            problems.append(f"{canonical_json(cell.asked):.300} is not what its run does: the lock was edited")
+    if problems:
+        raise SpecError([f"{where}, asked: {problem}; {_WAY_OUT}" for problem in problems])
 
 
 def _located(family: str, section: Mapping[str, Any], at: Mapping[str, Any], beside: Path) -> dict[str, str]:
@@ -200,5 +332,5 @@ def _another(locked: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     for key in {*locked, *here}:
         if locked.get(key) != here.get(key):
             was, now = (canonical_json(plain.get(key)) for plain in (locked, here))
-            problems.append(f"{key} is another here: the lock has {was[:200]}, here it is {now[:200]}")
+            problems.append(f"{key} is another here: the lock has {was[:200]}, here it is {now[:200]}: {_WAY_OUT}")
     return sorted(problems) or ["a run is another here than in the lock, though its sections are alike"]

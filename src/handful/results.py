@@ -18,7 +18,6 @@ Knows nothing of torch, methods or what a spec means.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -37,7 +36,7 @@ import pyarrow.parquet as pq
 
 from handful.errors import StudyError
 from handful.files import replace_file
-from handful.identity import file_hash
+from handful.identity import canonical_json, file_hash, text_hash
 
 FORMAT = 1
 
@@ -106,6 +105,10 @@ class RunRecord:
 
 LOCK_FILE = "study.lock.json"
 
+CIRCUMSTANCES = ("command", "places")
+"""Parts of a lock that the same study has otherwise elsewhere: what was typed, and under which names its files, which
+its runs name by content, are looked for."""
+
 
 class StudyFolder:
     """Reads and writes the files of one study. Raises StudyError when the folder cannot be used."""
@@ -154,10 +157,12 @@ class StudyFolder:
         self._write_json(self.path / LOCK_FILE, lock)
 
     def lock_sha256(self) -> str:
-        """Hex digits over study.lock.json as it lies there; empty without one."""
+        """64 hex digits over what study.lock.json says but for `CIRCUMSTANCES`; empty where none can be read."""
+        lock = self._read_json(self.path / LOCK_FILE) or {}
+        told = {name: part for name, part in lock.items() if name not in CIRCUMSTANCES}
         try:
-            return hashlib.sha256((self.path / LOCK_FILE).read_bytes()).hexdigest()
-        except OSError:
+            return text_hash(canonical_json(told)) if told else ""
+        except ValueError:  # a NaN that somebody wrote into it
             return ""
 
     def write_execution(self, settings: Mapping[str, Any]) -> None:

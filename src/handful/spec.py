@@ -188,10 +188,7 @@ def _study_from(plain: Mapping[str, Any], model: str | None, problems: list[str]
     known = {"name", "notes", "claims", "published", "fixed", "grid", "execution"}
     for key in plain.keys() - known:
         problems.append(f"unknown key {key!r}.{nearest(key, known)} A study file has {', '.join(sorted(known))}")
-    name = plain.get("name")
-    if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
-        problems.append(f'name must be a text without "/", got {name!r}, such as name = "my-study"')
-        name = "study"
+    name = check_name(plain.get("name"), problems)
     notes = plain.get("notes", [])
     if not isinstance(notes, list) or not all(isinstance(line, str) for line in notes):
         problems.append(f"notes must be a list of texts, got {notes!r}")
@@ -221,13 +218,21 @@ def _study_from(plain: Mapping[str, Any], model: str | None, problems: list[str]
         cells = list({repr(cell): cell for cell in cells}.values())
     for cell in cells:
         check_cell(cell, problems)
-    claims = _claims(plain.get("claims", []), problems)
-    published = _published(plain["published"], model, problems) if "published" in plain else None
+    claims = build_claims(plain.get("claims", []), problems)
+    published = build_published(plain["published"], model, problems) if "published" in plain else None
     assert execution is not None or problems
     return StudySpec(name, tuple(cells), execution or ExecutionSpec(), tuple(notes), claims, published)
 
 
-def _published(given: Any, model: str | None, problems: list[str]) -> PublishedTable | None:
+def check_name(given: Any, problems: list[str]) -> str:
+    """A study's name, which names its folder under studies/, too."""
+    if isinstance(given, str) and given and given.isprintable() and "/" not in given and not given.startswith("."):
+        return given
+    problems.append(f'name must be a text without "/", got {given!r}, such as name = "my-study"')
+    return "study"
+
+
+def build_published(given: Any, model: str | None, problems: list[str]) -> PublishedTable | None:
     """The table of others. With a base of one's own, their bases tell no rows apart any more."""
     rows = given.get("rows") if isinstance(given, dict) else None
     if not isinstance(rows, list) or not rows:
@@ -248,7 +253,7 @@ def _published(given: Any, model: str | None, problems: list[str]) -> PublishedT
     return None if table is None or None in made else dataclasses.replace(table, rows=tuple(made))
 
 
-def _claims(given: Any, problems: list[str]) -> tuple[tuple[str, str], ...]:
+def build_claims(given: Any, problems: list[str]) -> tuple[tuple[str, str], ...]:
     """Pairs of names. Which rows they mean is seen once all cells are resolved."""
     example = 'such as claims = [["ONE METHOD", "ANOTHER"]]'
     if not isinstance(given, list) or not all(
@@ -470,6 +475,8 @@ def build(cls: type, plain: Any, where: str, problems: list[str]) -> Any:
 
 def _coerce(value: Any, hint: Any) -> Any:
     """`value` as the type that a knob declares. Raises TypeError when it is none."""
+    if hint is Any:
+        return value
     origin = get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         for option in get_args(hint):
@@ -507,7 +514,7 @@ def _coerce(value: Any, hint: Any) -> Any:
     raise TypeError
 
 
-_WORDS = {int: "an integer", float: "a finite number", str: "a text", bool: "true or false"}
+_WORDS = {Any: "anything", int: "an integer", float: "a finite number", str: "a text", bool: "true or false"}
 
 
 def type_words(hint: Any) -> str:

@@ -62,8 +62,9 @@ def provenance_lines(summary: Summary) -> list[tuple[str, str]]:
     lines = [("Command", without_folders(made.command) or ABSENT)]
     if made.lock_sha256:
         lines.append(
-            ("Lock file", f"study.lock.json beside this report, SHA-256 {made.lock_sha256}: all runs resolved, data "
-             "and bases by content. `handful study study.lock.json` makes them again in an empty folder")
+            ("Lock file", "study.lock.json beside this report: all runs resolved, data and bases by content. `handful "
+             "study study.lock.json` makes them again in an empty folder. SHA-256, whatever the command and the names "
+             f"of files: {made.lock_sha256}")
         )
     if made.finished_at:
         first, last = made.finished_at[0], made.finished_at[-1]

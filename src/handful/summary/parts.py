@@ -298,7 +298,8 @@ class Provenance:
     """How the records were made: distinct values, in the order of the plan.
 
     paths: the engine's fast or plain path, and why. memory: what the peak memory was measured of. notes: of
-    the runs and of the study's execution. finished_at: ISO 8601, sorted. lock_sha256: of the lock file, "" without one.
+    the runs and of the study's execution. finished_at: ISO 8601, sorted. lock_sha256: of what
+    the lock file says of the study itself, "" without one.
     """
 
     command: str

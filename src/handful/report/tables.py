@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from handful.report.wording import (
     ABSENT,
     DASH,
+    ONE_SEED,
     as_printed,
     bounds,
     count,
@@ -212,7 +213,7 @@ def claims_table(summary: Summary) -> Table:
             p_value(claim.adjusted),
             count(difference.num_seeds),
             count(difference.num_texts),
-            "differs" if claim.is_settled else "can't tell",
+            "differs" if claim.is_settled else "can't tell" + (f": {ONE_SEED}" if difference.is_single else ""),
         ])
     return head, table
 

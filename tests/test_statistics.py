@@ -133,6 +133,20 @@ def test_crossed_additive_scores_lie_between_welch_and_howe() -> None:
     assert ends(interval) == pytest.approx((middle - half, middle + half), rel=1e-9)
 
 
+def test_means_of_unlike_numbers_of_seeds_lie_between_welch_and_howe() -> None:
+    rng = np.random.default_rng(6)
+    a, b = rng.normal(0.9, 0.03, 3), rng.normal(0.8, 0.02, 10)
+    variances = np.array([stats.sem(a) ** 2, stats.sem(b) ** 2])
+    size, num_texts = 10, 1000
+    parts = tuple(zip((variances * size * num_texts).tolist(), (2.0, 9.0), strict=True))
+    squares = MeanSquares(float(variances.sum() * size * num_texts), 0.0, 0.0, size, num_texts, parts)
+    welch = stats.ttest_ind(a, b, equal_var=False).confidence_interval()
+    quantiles = stats.t.ppf(0.975, [2, 9])
+    assert squares.half_width() ** 2 == pytest.approx(
+        (((welch.high - welch.low) / 2) ** 2 + float(variances @ quantiles**2)) / 2
+    )
+
+
 def test_seeds_that_agree_by_chance_still_count() -> None:
     # Four seeds of one mean: their mean square is 0, but the residual says that it would hardly ever be.
     scores = np.array([[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]])

@@ -74,7 +74,8 @@ class MeanSquares:
 
     Two-way random effects with one observation in each cell: mean squares of seeds, texts and what is left, in squared
     units of the scores; num_seeds, num_texts: how many there are. With one seed, `seeds` and `residual` are 0 and
-    `texts` is the variance between texts.
+    `texts` is the variance between texts. seed_parts: of a weighted sum of means that have not all as many seeds, (what
+    each adds to `seeds`, its degrees of freedom); empty where they are num_seeds - 1 for all of it.
 
     Source: Searle, Casella & McCulloch (1992), Variance Components, ch. 4.
     """
@@ -84,6 +85,7 @@ class MeanSquares:
     residual: float
     num_seeds: int
     num_texts: int
+    seed_parts: tuple[tuple[float, float], ...] = ()
 
     @classmethod
     def of(cls, scores: ArrayLike) -> MeanSquares:
@@ -105,6 +107,18 @@ class MeanSquares:
         )
 
     @property
+    def _seed_shares(self) -> list[tuple[float, float]]:
+        """(share in `seeds`, degrees of freedom) of each part; the shares sum to 1."""
+        total = sum(part for part, _ in self.seed_parts)
+        if not total:
+            return [(1.0, max(1, self.num_seeds - 1))]
+        return [(part / total, dof) for part, dof in self.seed_parts]
+
+    @property
+    def _dof_seeds(self) -> float:
+        return 1.0 / sum(share**2 / dof for share, dof in self._seed_shares)
+
+    @property
     def of_seeds(self) -> float:
         """What seeds add to the variance of the mean, and with them what is left of cells.
 
@@ -113,7 +127,7 @@ class MeanSquares:
         """
         if self.num_seeds == 1:
             return 0.0
-        least = self.residual * _chi_squared_quantile(self.num_seeds - 1, 0.05) / (self.num_seeds - 1)
+        least = self.residual * _chi_squared_quantile(self._dof_seeds, 0.05) / self._dof_seeds
         return max(self.seeds, least) / (self.num_seeds * self.num_texts)
 
     @property
@@ -137,11 +151,12 @@ class MeanSquares:
         upper = _upper_probability(confidence)
         if self.variance == 0.0:
             return 0.0, 0.0
-        dof_seeds, dof_texts = max(1, self.num_seeds - 1), self.num_texts - 1
+        dof_seeds, dof_texts = self._dof_seeds, self.num_texts - 1
         size = self.num_seeds * self.num_texts
         below = self.of_seeds**2 / dof_seeds + (self.texts / size) ** 2 / dof_texts
         below += (self.residual / size) ** 2 / (dof_seeds * dof_texts)
-        own, texts = _t_quantile(dof_seeds, upper) ** 2, _t_quantile(dof_texts, upper) ** 2
+        own = sum(share * _t_quantile(dof, upper) ** 2 for share, dof in self._seed_shares)
+        texts = _t_quantile(dof_texts, upper) ** 2
         joint = min(own, _t_quantile(self.variance**2 / below, upper) ** 2) if self.num_seeds > 1 else texts
         return (own + joint) / 2 * self.of_seeds, (texts + joint) / 2 * self.of_texts
 

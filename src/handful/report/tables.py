@@ -304,6 +304,11 @@ def published_sentences(summary: Summary) -> list[str]:
     if published.ours:
         smaller = f", {extent((sizes[0], sizes[-1]))} times smaller" if sizes else ""
         sentences.append(f"Theirs is {published.base}; ours is {listed(list(published.ours))}{smaller}.")
+    if any(number and cell.difference for row in published.rows for number, cell in row.cells.items()):
+        sentences.append(
+            "The interval of a difference lacks what another seed of theirs would change, and of ours where that is "
+            "one run."
+        )
     told = published.told
     if told:
         apart = [one for one in told if one.num_apart]

@@ -18,7 +18,8 @@ from handful.summary.plain import flat
 @dataclass(frozen=True)
 class PublishedCell:
     """theirs: as printed, with Wilson's interval over their texts. epoch: the one they chose, None where not told.
-    ours: None where the study has no number there. difference: ours minus theirs, as of independent texts and runs.
+    ours: None where the study has no number there. difference: ours minus theirs, as of independent texts and runs;
+    what another seed of theirs would change is not in its interval.
     """
 
     theirs: Interval

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from handful.errors import SpecError
 from handful.lock import read_lock
@@ -182,3 +183,22 @@ def test_starts_under_one_sample_are_what_varies(tmp_path: Path) -> None:
     by_start, for_all = (cell_of(summary, name, 50).versus_best for name in ("lora rank=4", "tfidf"))
     assert by_start is not None and by_start.num_seeds == 3
     assert for_all is not None and for_all.num_seeds == 3 and for_all.interval is not None
+
+
+def test_a_mean_over_starts_is_no_fixed_classifier(tmp_path: Path) -> None:
+    """One sample in common, three starts of the one: the t test over texts, not McNemar's, whichever stands first."""
+    study = Study(tmp_path / "study")
+    study.claims = [["lora", "tfidf"], ["tfidf", "lora"]]
+    right = [draws(0.9, 300, seed=init) for init in range(3)]
+    for init, correct in enumerate(right):
+        finish(study, LORA, 0, init, correct)
+    other = [draws(0.8, 300, seed=90 + seed) for seed in range(2)]
+    for seed, correct in enumerate(other):
+        finish(study, TFIDF, seed, None, correct)
+    expected = stats.ttest_rel(np.mean(right, axis=0), other[0])
+    for claim, sign in zip(study.summary.claims, (1, -1), strict=True):
+        difference = claim.difference
+        assert (difference.num_seeds, difference.p_value, difference.is_single) == (1, None, True)
+        assert difference.t_p_value == pytest.approx(expected.pvalue)
+        assert difference.interval is not None
+        assert difference.interval.estimate == pytest.approx(sign * (np.mean(right) - np.mean(other[0])))

@@ -311,11 +311,15 @@ def test_every_base_of_a_preset_is_known() -> None:
 
 def test_what_is_compared_and_found() -> None:
     power = planned("paper-table3")[1].power
-    assert power is not None and (power.num_texts, power.num_seeds) == (2000, 3)
+    assert power is not None and (power.num_texts, power.num_seeds, power.has_single) == (2000, 3, False)
     power = planned("paper-table4")[1].power
-    assert power is not None and (power.num_texts, power.num_seeds) == (REVIEWS, 1)
+    assert power is not None and (power.num_texts, power.num_seeds, power.has_single) == (REVIEWS, 1, True)
     # (1.960 + 0.842) * sqrt(0.06 / 25000)
     assert power.difference == pytest.approx(0.00434, abs=1e-5)
+    power = planned("paper-table1")[1].power
+    assert power is not None and (power.num_seeds, power.has_single) == (1, False), "nothing there has a seed"
+    power = planned("imdb-small")[1].power
+    assert power is not None and (power.num_seeds, power.has_single) == (3, True), "one seed at 2,500 labels"
 
 
 # -- what is here and what is not ----------------------------------------------------------------------
@@ -428,6 +432,17 @@ def test_what_is_finished_is_not_guessed(typed: Typed, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     _, out, _ = typed("plan", "paper-table1", "--output", "there")
     assert "0 known to be finished, 6 unknown" in out
+
+
+@pytest.mark.parametrize(
+    ("preset", "said", "is_single"),
+    [("paper-table4", "two fixed classifiers", True), ("paper-table1", "two fixed classifiers", False),
+     ("imdb-small", "two methods", True), ("paper-table3", "two methods", False)],
+)  # fmt: skip
+def test_a_plan_says_what_one_seed_does_not_tell(typed: Typed, preset: str, said: str, is_single: bool) -> None:
+    words = " ".join(typed("plan", preset)[1].split())
+    assert f" points between {said}, " in words
+    assert ("that tells fixed classifiers apart, not methods" in words) is is_single
 
 
 def test_an_unknown_base_without_a_network_is_a_mistake(typed: Typed) -> None:

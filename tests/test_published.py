@@ -304,7 +304,20 @@ def test_the_table_has_the_layout_of_theirs(summary: Summary) -> None:
     assert body[0][3] == "92.15; ours \N{EN DASH} (no such row)" and body[1][4] == "\N{EN DASH}"
     told = published_sentences(summary)
     assert "ours is toy/base, 1,000 times smaller" in told[1]
+    assert told[2].startswith("The interval of a difference lacks what another seed of theirs would change")
     assert as_printed(0.82564) == "82.564" and as_printed(0.9) == "90"
+
+
+def test_no_seed_is_missed_where_nothing_is_trained(tmp_path: Path) -> None:
+    study = Study(tmp_path / "study")
+    study.finish(ZERO_SHOT, 50, 0, draws(0.6))
+    plan = study.folder.plan()
+    row = QUOTED["rows"][-1] | {"accuracy": {"0": 0.5}, "epochs": {}}
+    quoted = QUOTED | {"rows": [row]}
+    study.folder.write_plan({key: value for key, value in plan.items() if key != "format"} | {"published": quoted})
+    summary = study.summary
+    assert summary.published is not None and summary.published.rows[0].cells[0].difference is not None
+    assert "another seed of theirs" not in " ".join(published_sentences(summary))
 
 
 @pytest.mark.parametrize("name", ["markdown", "html"])

@@ -26,6 +26,7 @@ from handful.report.findings import (
 )
 from handful.report.setup import setup_sentences
 from handful.report.tables import (
+    claims_table,
     components_table,
     differences_table,
     epochs_table,
@@ -33,7 +34,7 @@ from handful.report.tables import (
     learning_table,
     overlap_lines,
 )
-from handful.report.wording import equivalence_words, group_titles, labels_words
+from handful.report.wording import ABSENT, equivalence_words, footnotes, group_titles, labels_words
 from handful.statistics import detectable_difference, variance_components
 from handful.summary import Equivalence, Summary
 from test_summary import LORA, TFIDF, ZERO_SHOT, Study, draws, row_of
@@ -92,11 +93,41 @@ def test_claims_come_first_and_the_rest_is_called_exploratory(summary: Summary, 
 def test_a_claim_that_is_not_settled_reads_as_a_sentence(tmp_path: Path) -> None:
     study = Study(tmp_path)
     study.claims = [["lora", "tfidf"]]
-    study.finish(LORA, 50, 0, [1] * 90 + [0] * 10)
-    study.finish(TFIDF, 50, 0, [1] * 89 + [0] * 10 + [1])
+    for seed in (0, 1):
+        study.finish(LORA, 50, seed, [1] * 90 + [0] * 10)
+        study.finish(TFIDF, 50, seed, [1] * 89 + [0] * 10 + [1])
     found = findings(study.summary)[0]
     assert found.startswith("Can't tell lora from tfidf at 50 labels, +0.0 points [")
-    assert found.endswith(", same 100 texts, 1 seed.")
+    assert found.endswith("], same 100 texts, 2 seeds.")
+
+
+def test_a_claim_with_one_seed_is_said_to_be_open(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    study.claims = [["lora", "tfidf"]]
+    study.finish(LORA, 50, 0, [1] * 90 + [0] * 10)
+    study.finish(TFIDF, 50, 0, [1] * 50 + [0] * 50)
+    summary = study.summary
+    found, why = findings(summary)[0], "one seed says nothing of another"
+    assert found.startswith("Can't tell lora from tfidf at 50 labels, +40.0 points [")
+    assert found.endswith(f"] between these two classifiers ({why}), same 100 texts, 1 seed.")
+    head, (row,) = claims_table(summary)
+    assert row[head.index("p"): head.index("p (Holm)") + 1] == ["< 0.001", ABSENT]
+    assert row[head.index("verdict")] == f"can't tell: {why}"
+    notes = " ".join(footnotes(summary))
+    assert "1 declared comparison (claims), adjusted for their number after Holm" in notes
+    assert f"1 undecided and not counted: {why}" in notes
+    assert "is of that classifier and not of the method" in notes
+    (claimed, _) = parts_of(summary, [""])
+    assert not claimed.lines[0].is_told
+
+
+def test_the_fewest_labels_that_bring_a_gain_are_not_told_from_one_seed(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    study.finish(ZERO_SHOT, 50, 0, draws(0.5, NUM_TEXTS))
+    for num_labels, num_seeds in ((50, 1), (150, 3), (500, 3)):
+        for seed in range(num_seeds):
+            study.finish(LORA, num_labels, seed, draws(0.9, NUM_TEXTS, seed=num_labels + seed))
+    assert "the fewest labels that bring a clear gain are 150 (lora)" in findings(study.summary)[1]
 
 
 def test_gains_are_those_of_the_curve(study: Study, summary: Summary) -> None:

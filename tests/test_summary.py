@@ -584,3 +584,26 @@ def test_claims_are_told_once_and_know_titles_and_common_numbers_of_labels(tmp_p
         "it repeats another claim, keep one.", "they are asked at no common number of la",
         "no row is called tfdif. Did you mean 'tf",
     ]  # fmt: skip
+
+
+def test_a_claim_on_methods_is_not_decided_by_one_seed_of_either(tmp_path: Path) -> None:
+    """At 50 labels one run each; at 150 one of lora beside three of tfidf; at 500 three each; zero_shot has no seed."""
+    study = Study(tmp_path)
+    prompts = "zero_shot prompt=alpaca", "zero_shot prompt=llama2_chat"
+    study.claims = [["lora", "tfidf"], [*prompts], ["lora", prompts[0]]]
+    study.finish(ZERO_SHOT, 50, 0, draws(0.50, seed=90))
+    study.finish(ZERO_SHOT, 50, 0, draws(0.95, seed=91), prompt={"name": "llama2_chat"})
+    for num_labels, num_lora, num_tfidf in ((50, 1, 1), (150, 1, 3), (500, 3, 3)):
+        for method, accuracy, count in ((LORA, 0.95, num_lora), (TFIDF, 0.50, num_tfidf)):
+            for seed in range(count):
+                study.finish(method, num_labels, seed, draws(accuracy, seed=num_labels + seed + int(100 * accuracy)))
+    claims = study.summary.claims
+    decided = {(claim.first, claim.second, claim.num_labels) for claim in claims if claim.is_settled}
+    assert decided == {
+        ("lora", "tfidf", 500), ("lora", prompts[0], 500), *((*prompts, number) for number in (50, 150, 500))
+    }  # fmt: skip
+    assert all(claim.p_value < 0.01 for claim in claims), "each of them a difference of two classifiers"
+    tested = [claim for claim in claims if not claim.difference.is_single]
+    assert len(tested) < len(claims)
+    assert [claim.adjusted for claim in tested] == pytest.approx(holm([claim.p_value for claim in tested]).tolist())
+    assert {claim.adjusted for claim in claims if claim.difference.is_single} == {None}

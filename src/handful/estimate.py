@@ -143,12 +143,15 @@ class BaseNeeds:
 @dataclass(frozen=True)
 class Power:
     """What the study can tell apart: the smallest difference in accuracy found with 80 % power at the 5 % level, by
-    `statistics.smallest_difference` on its fewest test texts and seeds.
+    `statistics.smallest_difference` on its fewest test texts and seeds, several where any row has several.
+
+    has_single: some of what it trains has one seed, which says nothing of another.
     """
 
     num_texts: int
     num_seeds: int
     difference: float
+    has_single: bool
 
 
 @dataclass(frozen=True)
@@ -364,18 +367,20 @@ def _gpus(num_bytes: float) -> int | None:
 
 
 def _power(plan: Plan) -> Power | None:
-    """Of the fewest test texts and the fewest seeds of any row of the table; None for a study of one run."""
+    """Of the fewest test texts and the fewest seeds of any row of the table; None for a study of one run, and without
+    two test texts."""
     specs = plan.distinct
-    if len(specs) < 2:
+    num_texts = min(map(_num_test, specs), default=0)
+    if len(specs) < 2 or num_texts < 2:
         return None
     samples: dict[str, set[int]] = {}
     for spec in specs:
         if spec.num_labels:
             kind = [part for name, part in sorted(spec.as_dict().items()) if name not in ("seed", "init_seed")]
             samples.setdefault(repr(kind), set()).add(spec.seed)
-    num_texts = min(map(_num_test, specs))
-    num_seeds = min(map(len, samples.values()), default=1)
-    return Power(num_texts, num_seeds, smallest_difference(num_texts, num_seeds, DISAGREEMENT, SEED_SD))
+    counts = [len(seeds) for seeds in samples.values()]
+    num_seeds = min((count for count in counts if count > 1), default=1)
+    return Power(num_texts, num_seeds, smallest_difference(num_texts, num_seeds, DISAGREEMENT, SEED_SD), 1 in counts)
 
 
 def measure_lengths(spec: RunSpec, tokenizer: Any) -> Lengths:

@@ -251,7 +251,8 @@ class _Forms:
 
     A cell is spread over one row for each seed of all cells: its mean over seeds, and around it each seed's own
     deviation, stretched so that the variance of the rows' mean is that of the cell's mean. Rows of seeds that a cell
-    lacks stay at its mean.
+    lacks stay at its mean. Cells of as many seeds have their degrees of freedom together, since those are mostly the
+    same seeds; cells of more or fewer have others.
     """
 
     def __init__(self, parts: Sequence[tuple[Runs, Spread | None]]) -> None:
@@ -277,15 +278,19 @@ class _Forms:
         self._rest = _products(rests) / (dof_seeds * dof_texts)
         # What a single run hides of its seed, as a variance of the mean; the mean squares are so many times that.
         self._hidden = self.num_seeds * self.num_texts * np.array([spread[0] if spread else 0.0 for _, spread in parts])
+        self._dof = np.array([spread[1] if spread else max(1, len(cell) - 1) for cell, spread in parts])
 
     def squares(self, weights: Numbers) -> MeanSquares:
         """weights: [cells]"""
+        of_seeds = np.outer(weights, weights) * self._seeds + np.diag(weights**2 * self._hidden)
+        alike = {int(dof): self._dof == dof for dof in self._dof}
         return MeanSquares(
-            seeds=float(weights @ self._seeds @ weights + weights**2 @ self._hidden),
+            seeds=float(of_seeds.sum()),
             texts=float(weights @ self._texts @ weights),
             residual=float(weights @ self._rest @ weights),
             num_seeds=self.num_seeds,
             num_texts=self.num_texts,
+            seed_parts=tuple((float(of_seeds[cells][:, cells].sum()), dof) for dof, cells in alike.items()),
         )
 
     def squared_halves(self) -> Numbers:
@@ -298,12 +303,12 @@ class _Forms:
         size = self.num_seeds * self.num_texts
         of_seeds = (np.diag(self._seeds) + self._hidden) / size
         of_seeds = (of_seeds + of_seeds.mean()) / 2.0
-        own = MeanSquares(1.0, 0.0, 0.0, self.num_seeds, self.num_texts)
+        own = [MeanSquares(1.0, 0.0, 0.0, 1 + int(dof), self.num_texts) for dof in self._dof]
         texts = MeanSquares(0.0, 1.0, 0.0, 1, self.num_texts)
-        quantile_seeds = own.half_width() ** 2 * size
+        quantiles_seeds = np.array([one.half_width() ** 2 * one.num_seeds * one.num_texts for one in own])
         quantile_texts = texts.half_width() ** 2 * self.num_texts
         least = 1e-9 * np.eye(len(of_seeds))  # cells without a single error
-        return np.asarray(quantile_seeds * np.diag(of_seeds) + quantile_texts * self._texts / size + least)
+        return np.asarray(np.diag(quantiles_seeds * of_seeds) + quantile_texts * self._texts / size + least)
 
 
 def _products(parts: Sequence[Numbers]) -> Numbers:

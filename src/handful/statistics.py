@@ -74,7 +74,8 @@ class MeanSquares:
 
     Two-way random effects with one observation in each cell: mean squares of seeds, texts and what is left, in squared
     units of the scores; num_seeds, num_texts: how many there are. With one seed, `seeds` and `residual` are 0 and
-    `texts` is the variance between texts.
+    `texts` is the variance between texts. seed_parts: of a weighted sum of means that have not all as many seeds, (what
+    each adds to `seeds`, its degrees of freedom); empty where they are num_seeds - 1 for all of it.
 
     Source: Searle, Casella & McCulloch (1992), Variance Components, ch. 4.
     """
@@ -84,6 +85,7 @@ class MeanSquares:
     residual: float
     num_seeds: int
     num_texts: int
+    seed_parts: tuple[tuple[float, float], ...] = ()
 
     @classmethod
     def of(cls, scores: ArrayLike) -> MeanSquares:
@@ -105,6 +107,18 @@ class MeanSquares:
         )
 
     @property
+    def _seed_shares(self) -> list[tuple[float, float]]:
+        """(share in `seeds`, degrees of freedom) of each part; the shares sum to 1."""
+        total = sum(part for part, _ in self.seed_parts)
+        if not total:
+            return [(1.0, max(1, self.num_seeds - 1))]
+        return [(part / total, dof) for part, dof in self.seed_parts]
+
+    @property
+    def _dof_seeds(self) -> float:
+        return 1.0 / sum(share**2 / dof for share, dof in self._seed_shares)
+
+    @property
     def of_seeds(self) -> float:
         """What seeds add to the variance of the mean, and with them what is left of cells.
 
@@ -113,7 +127,7 @@ class MeanSquares:
         """
         if self.num_seeds == 1:
             return 0.0
-        least = self.residual * _chi_squared_quantile(self.num_seeds - 1, 0.05) / (self.num_seeds - 1)
+        least = self.residual * _chi_squared_quantile(self._dof_seeds, 0.05) / self._dof_seeds
         return max(self.seeds, least) / (self.num_seeds * self.num_texts)
 
     @property
@@ -137,11 +151,12 @@ class MeanSquares:
         upper = _upper_probability(confidence)
         if self.variance == 0.0:
             return 0.0, 0.0
-        dof_seeds, dof_texts = max(1, self.num_seeds - 1), self.num_texts - 1
+        dof_seeds, dof_texts = self._dof_seeds, self.num_texts - 1
         size = self.num_seeds * self.num_texts
         below = self.of_seeds**2 / dof_seeds + (self.texts / size) ** 2 / dof_texts
         below += (self.residual / size) ** 2 / (dof_seeds * dof_texts)
-        own, texts = _t_quantile(dof_seeds, upper) ** 2, _t_quantile(dof_texts, upper) ** 2
+        own = sum(share * _t_quantile(dof, upper) ** 2 for share, dof in self._seed_shares)
+        texts = _t_quantile(dof_texts, upper) ** 2
         joint = min(own, _t_quantile(self.variance**2 / below, upper) ** 2) if self.num_seeds > 1 else texts
         return (own + joint) / 2 * self.of_seeds, (texts + joint) / 2 * self.of_texts
 
@@ -250,22 +265,28 @@ def detectable_difference(
 ) -> float:
     """The smallest true difference that such data find with probability `power`; arguments as paired_crossed_interval.
 
-    By the variance that these differences have: the noncentral t distribution's shift at which the two-sided test at
-    1 - confidence rejects with that probability, times the standard error; its degrees of freedom are those whose t
-    quantile the interval uses. 0 when all differences are equal. A property of the data's size and scatter: it says
-    nothing about whether this difference is real (Hoenig & Heisey 2001, Am. Stat. 55:19-24).
+    By the variance that these differences have, as `_shift_found` of their mean squares. 0 when all differences are
+    equal. A property of the data's size and scatter: it says nothing about whether this difference is real (Hoenig &
+    Heisey 2001, Am. Stat. 55:19-24).
 
     Raises ValueError as paired_crossed_interval does, and unless 0 < power < 1.
-
-    Source: minimum detectable effect, Bloom (1995), Evaluation Review 19:547-556, with the noncentral t for its sum of
-    two t quantiles (Cohen 1988, ch. 2).
     """
     if not 0.0 < power < 1.0:
         raise ValueError(f"power must lie strictly between 0 and 1, got {power}")
     a, b = _paired(correct_a, correct_b)
     squares = MeanSquares.of(a - b)
-    if squares.variance == 0.0:
-        return 0.0
+    return _shift_found(squares, power, confidence) if squares.variance else 0.0
+
+
+def _shift_found(squares: MeanSquares, power: float, confidence: float) -> float:
+    """The true mean that the two-sided test at 1 - confidence tells from 0 with probability `power`.
+
+    The noncentral t distribution's shift at which that test rejects so often, times the standard error; its degrees of
+    freedom are those whose t quantile the half width is.
+
+    Source: minimum detectable effect, Bloom (1995), Evaluation Review 19:547-556, with the noncentral t for its sum of
+    two t quantiles (Cohen 1988, ch. 2).
+    """
     from scipy.special import nctdtrinc, stdtridf
 
     standard_error = sqrt(squares.variance)
@@ -369,37 +390,31 @@ def smallest_difference(
     """The true difference in accuracy between two methods that a paired study of this size finds with this power.
 
     Args:
-        num_texts: test texts, the same for both methods and all seeds.
-        num_seeds: training seeds, the same for both methods; with one, only the sampling of texts is covered.
+        num_texts: test texts, at least two, the same for both methods and all seeds.
+        num_seeds: training seeds, the same for both methods; with one, only the sampling of texts is covered, as for
+            two fixed classifiers.
         disagreement: share of the texts that one of the two answers rightly and the other wrongly.
         seed_sd: standard deviation, from seed to seed, of the difference in accuracy over endless texts.
         power: probability of finding it. level: of the two-sided test.
 
-    Returns (t(1 - level / 2) + t(power)) * standard error, the usual sample size formula solved for the difference,
-    with variance = disagreement / num_texts + seed_sd^2 / num_seeds: McNemar's variance of a paired difference in
-    proportions when there is none, and the seeds' share. It takes all disagreement for the texts' own, which no further
-    seed averages out: an upper bound. Degrees of freedom after Satterthwaite, as in paired_crossed_p_value.
+    The test is that of paired_crossed_p_value, at the mean squares to be expected: disagreement / num_texts is
+    McNemar's variance of a paired difference in proportions when there is none, and seeds add seed_sd^2 / num_seeds. It
+    takes all disagreement for the texts' own, which no further seed averages out: an upper bound.
 
-    Raises ValueError for no texts, no seed, a share outside (0, 1] or a negative standard deviation.
+    Raises ValueError for fewer than two texts, no seed, a share outside (0, 1] or a negative standard deviation.
 
-    Sources: Connett, Smith & McHugh (1987), Statistics in Medicine 6:163-169, "Sample size and power for pair-matched
-    case-control studies" (their unconditional formula without the term in the squared difference); Satterthwaite
-    (1946), Biometrics Bull. 2:110-114.
+    Source: the variance, Connett, Smith & McHugh (1987), Statistics in Medicine 6:163-169, "Sample size and power for
+    pair-matched case-control studies" (their unconditional formula without the term in the squared difference).
     """
-    if num_texts < 1 or num_seeds < 1:
-        raise ValueError(f"num_texts and num_seeds must be at least 1, got {num_texts} and {num_seeds}")
+    if num_texts < 2 or num_seeds < 1:
+        raise ValueError(f"expected at least two texts and one seed, got {num_texts} and {num_seeds}")
     if not 0 < disagreement <= 1 or seed_sd < 0 or not 0 < power < 1 or not 0 < level < 1:
         raise ValueError(
             f"shares must lie in (0, 1] and seed_sd must not be negative, got disagreement={disagreement}, "
             f"seed_sd={seed_sd}, power={power}, level={level}"
         )
-    of_texts = disagreement / num_texts
-    of_seeds = seed_sd**2 / num_seeds if num_seeds > 1 else 0.0
-    variance = of_texts + of_seeds
-    if of_seeds == 0.0:
-        return (_normal_quantile(1.0 - level / 2) + _normal_quantile(power)) * sqrt(variance)
-    dof = variance**2 / (of_seeds**2 / (num_seeds - 1) + of_texts**2 / max(num_texts - 1, 1))
-    return (_t_quantile(dof, 1.0 - level / 2) + _t_quantile(dof, power)) * sqrt(variance)
+    of_seeds = num_texts * seed_sd**2 if num_seeds > 1 else 0.0
+    return _shift_found(MeanSquares(of_seeds, num_seeds * disagreement, 0.0, num_seeds, num_texts), power, 1.0 - level)
 
 
 def difference_interval(a: Interval, b: Interval) -> Interval:

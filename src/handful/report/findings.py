@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from handful.report.wording import (
+    ONE_SEED,
     bounds,
     equivalence_words,
     group_titles,
@@ -80,7 +81,8 @@ def _claim_words(claim: Claim) -> str:
     texts, seeds = claim.difference.num_texts, plural(claim.difference.num_seeds, "seed")
     at, same = f"at {plural(claim.num_labels, 'label')}", f"same {texts:,} texts, {seeds}"
     if not claim.is_settled:
-        return f"can't tell {claim.first} from {claim.second} {at}, {points_words(interval)}, {same}"
+        single = f" between these two classifiers ({ONE_SEED})" if claim.difference.is_single else ""
+        return f"can't tell {claim.first} from {claim.second} {at}, {points_words(interval)}{single}, {same}"
     first, second = claim.first, claim.second
     if interval.estimate < 0:
         first, second, interval = second, first, Interval(-interval.estimate, -interval.high, -interval.low)
@@ -223,8 +225,10 @@ def _prompt_words(base: Row, number: int, spreads: Sequence[Spread]) -> str:
 
 
 def _is_above(cell: Cell, other: str) -> bool:
+    """By more than the run of one seed can tell."""
     return any(
         versus.other == other and versus.distinguishable and versus.interval and versus.interval.estimate > 0
+        and not versus.is_single
         for versus in cell.versus_no_labels
     )
 

@@ -204,7 +204,7 @@ def _mistake(mistake: Mistake, part: Mistakes, excerpts: Excerpts) -> dict[str, 
 
 def _folded_tables(summary: Summary) -> list[dict[str, Any]]:
     tables = (
-        ("Claims, one by one", "What the study declared before it ran; Holm's p counts all of them.",
+        ("Claims, one by one", "What the study declared before it ran; Holm's p counts all that have one.",
          claims_table(summary)),
         ("Learning curves", "An inverse power law fitted to the mean errors over seeds, read to twice the largest N.",
          learning_table(summary)),

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from handful.report.wording import (
     ABSENT,
     DASH,
+    ONE_SEED,
     as_printed,
     bounds,
     count,
@@ -224,7 +225,7 @@ def claims_table(summary: Summary) -> Table:
             p_value(claim.adjusted),
             count(difference.num_seeds),
             count(difference.num_texts),
-            "differs" if claim.is_settled else "can't tell",
+            "differs" if claim.is_settled else "can't tell" + (f": {ONE_SEED}" if difference.is_single else ""),
         ])
     return head, table
 
@@ -315,6 +316,11 @@ def published_sentences(summary: Summary) -> list[str]:
     if published.ours:
         smaller = f", {extent((sizes[0], sizes[-1]))} times smaller" if sizes else ""
         sentences.append(f"Theirs is {published.base}; ours is {listed(list(published.ours))}{smaller}.")
+    if any(number and cell.difference for row in published.rows for number, cell in row.cells.items()):
+        sentences.append(
+            "The interval of a difference lacks what another seed of theirs would change, and of ours where that is "
+            "one run."
+        )
     told = published.told
     if told:
         apart = [one for one in told if one.num_apart]

@@ -29,6 +29,8 @@ NO_LABELS_MARK = "\N{DAGGER}"
 DASH = "\N{EN DASH}"
 ABSENT = DASH
 """Stands where the records hold no number."""
+ONE_SEED = "one seed says nothing of another"
+"""Why a claim about methods is not decided where one run stands for a trained one."""
 
 
 # -- single values ------------------------------------------------------------------------------------------
@@ -359,6 +361,12 @@ def footnotes(summary: Summary) -> list[str]:
         notes.append(
             "Interval of a single run: Wilson's score interval; it covers the sampling of test texts only."
         )
+    compared = [difference for cell in cells for difference in (cell.versus_best, *cell.versus_no_labels)]
+    if any(difference is not None and difference.is_single for difference in compared):
+        notes.append(
+            "A difference in which one run stands for a trained method is of that classifier and not of the method: "
+            f"{ONE_SEED}."
+        )
     notes.append(
         "N counts every labelled text that is read before the test: training and selection"
         + (f" ({splits_text(summary.protocol)})." if summary.protocol.splits else ".")
@@ -370,9 +378,11 @@ def footnotes(summary: Summary) -> list[str]:
             "more). Not corrected for the number of comparisons."
         )
     if summary.claims:
+        num_open = sum(claim.difference.is_single for claim in summary.claims)
         notes.append(
-            f"{plural(len(summary.claims), 'declared comparison')} (claims), adjusted for their number after Holm; "
-            "every other comparison here is exploratory."
+            f"{plural(len(summary.claims), 'declared comparison')} (claims), adjusted for their number after Holm"
+            + (f" ({num_open:,} undecided and not counted: {ONE_SEED})" if num_open else "")
+            + "; every other comparison here is exploratory."
         )
     elif any(cell.versus_best is not None for cell in cells):
         notes.append("The study declares no claims: every comparison here is exploratory.")

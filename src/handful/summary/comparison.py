@@ -146,11 +146,13 @@ def difference_of(a: Cell, b: Cell, other: str, outcomes: Mapping[str, Outcome])
         return Difference(other, None, None, 0, 0)
     units_a, units_b = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     num_texts = min(len(unit.ids) for unit in units_a)
+    # One draw of a seed, though it may stand beside several of the other side, says nothing of the next.
+    is_single = any(
+        cell.reads_labels and len({unit.spec_ids for unit in units}) == 1
+        for cell, units in ((a, units_a), (b, units_b))
+    )
     if len(pairs) == 1:
-        correct_a, correct_b = units_a[0].correct, units_b[0].correct
-        p_value = mcnemar_exact(correct_a.astype(int), correct_b.astype(int))
-        interval = _paired_interval([correct_a], [correct_b]) if num_texts > 1 else None
-        return Difference(other, interval, p_value, 1, num_texts, detectable=_detectable([correct_a], [correct_b]))
+        return _difference_of_pair(*pairs[0], other, is_single)
     means = [
         float(unit_a.correct.mean() - unit_b.correct.mean()) for unit_a, unit_b in zip(units_a, units_b, strict=True)
     ]
@@ -173,7 +175,18 @@ def difference_of(a: Cell, b: Cell, other: str, outcomes: Mapping[str, Outcome])
         interval = _moved(interval, means)
     else:
         interval = _t_interval(means)
-    return Difference(other, interval, None, len(pairs), num_texts, t_p_value, detectable)
+    return Difference(other, interval, None, len(pairs), num_texts, t_p_value, detectable, is_single)
+
+
+def _difference_of_pair(a: Unit, b: Unit, other: str, is_single: bool) -> Difference:
+    """By McNemar's test of two runs; a mean over starts is no fixed classifier, and has the t test over texts."""
+    is_run = len(a.spec_ids) == len(b.spec_ids) == 1
+    p_value = mcnemar_exact(a.correct, b.correct) if is_run else None
+    if len(a.ids) < 2:
+        return Difference(other, None, p_value, 1, len(a.ids), is_single=is_single)
+    interval, detectable = _paired_interval([a.correct], [b.correct]), _detectable([a.correct], [b.correct])
+    t_p_value = None if is_run else paired_crossed_p_value(a.correct[None], b.correct[None])
+    return Difference(other, interval, p_value, 1, len(a.ids), t_p_value, detectable, is_single)
 
 
 def _paired_runs(a: Cell, b: Cell) -> list[tuple[list[Run], list[Run]]]:

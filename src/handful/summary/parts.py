@@ -108,8 +108,9 @@ class Difference:
 
     Paired by seed and by test text: only seeds and texts that both have are in it. interval: None when they
     share none. p_value: exact McNemar, when there is one run on either side, else None. t_p_value: of the test that
-    the interval stands for, where it counts seeds and texts. detectable: the smallest true difference that such data
-    find with 80 % power, None where they say nothing of it.
+    the interval stands for, where there is more. detectable: the smallest true difference that such data find with 80 %
+    power, None where they say nothing of it. is_single: one draw of a trained method's seed stands in it, so what it
+    says is of that classifier, and not of the method.
     """
 
     other: str
@@ -119,6 +120,7 @@ class Difference:
     num_texts: int
     t_p_value: float | None = None
     detectable: float | None = None
+    is_single: bool = False
 
     @property
     def distinguishable(self) -> bool | None:
@@ -241,7 +243,8 @@ class Claim:
     """A comparison that the study declared before it ran, at one number of labels.
 
     first, second: labels of rows. difference: first minus second. p_value: exact McNemar, or of the crossed test.
-    adjusted: after Holm, over all claims of the study that could be tested.
+    adjusted: after Holm, over all claims of the study that could be tested; None where the difference `is_single`: a
+    claim is about methods, and one seed says nothing of another.
     """
 
     first: str
@@ -249,12 +252,12 @@ class Claim:
     num_labels: int
     difference: Difference
     p_value: float
-    adjusted: float
+    adjusted: float | None
 
     @property
     def is_settled(self) -> bool:
         """Whether the data tell the two apart, all claims taken together."""
-        return self.adjusted < SIGNIFICANCE
+        return self.adjusted is not None and self.adjusted < SIGNIFICANCE
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from handful.summary.rows import short_value
 class PublishedCell:
     """theirs: as printed, with Wilson's interval over their texts. epoch: the one they chose, None where not told.
     ours: None where the study has no number there; absent: why, in a word or three. difference: ours minus theirs, as
-    of independent texts and runs.
+    of independent texts and runs; what another seed of theirs would change is not in its interval.
     """
 
     theirs: Interval

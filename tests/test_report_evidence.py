@@ -257,8 +257,9 @@ def test_the_setup_says_what_the_records_say(summary: Summary) -> None:
     text = " ".join(setup_sentences(summary))
     for fact in (
         "3 methods at 20, 50, 150 and 500 labels", "3 seeds (0, 1, 2)", "imdb", "toy/base", "600 test texts",
-        "name = alpaca", "150 = 120 + 30", "selection log-loss", "lora abc123", "torch 2.11.0", "a CPU",
-        "labels negative and positive", "no choice was made on test texts", "epochs = 2",
+        "Prompt: alpaca.", "150 = 120 + 30", "selection log-loss", "hash: abc123.", "torch 2.11.0", "a CPU",
+        "labels negative and positive", "No choice was made on test texts", "epochs 2", "lora: rank 8.",
+        "Protocol: holdout.",
     ):  # fmt: skip
         assert fact in text, fact
     source = latex.render(summary)
@@ -266,6 +267,59 @@ def test_the_setup_says_what_the_records_say(summary: Summary) -> None:
     for name in ("html", "markdown"):
         assert "Experimental setup" in FORMATS[name](summary)
     assert latex.escape(setup_sentences(summary)[0]) in source
+
+
+def test_the_setup_says_every_knob_and_how_the_labels_were_spent(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    rules = {20: "last update", 150: "four splits' log-loss, one standard error", 1000: "selection log-loss"}
+    texts = {"negative": "bad & 50 %", "positive": "{good}"}
+    for method in (LORA | {"alpha": 16.0, "targets": ["q_proj", "v_proj"], "tied": False}, {"name": "full"}):
+        for number, (num_labels, rule) in enumerate(rules.items()):
+            for seed in range(3 - number):
+                study.finish(
+                    method, num_labels, seed, draws(0.8, seed=seed),
+                    told={"curve": {"points": [], "chosen_update": 1, "chosen_by": rule}},
+                    training={"epochs": 5 - number, "batch_size": 8, "learning_rate": 2e-5 * len(method)},
+                    protocol={"name": "budget", "watch_test": True},
+                    prompt={"name": "custom", "template": "#1 is_it ~ ^ \\\n$", "answers": texts},
+                )  # fmt: skip
+    for cell in study.cells:
+        cell["asked"]["training"] = {}  # the recipe's
+    study.finish(ZERO_SHOT | {"calibration": "none"}, 20, 0, draws(0.7), training={}, prompt={"name": "plain"})
+    sentences = setup_sentences(study.summary)
+    for sentence in (
+        "Labelled texts are drawn with 3 seeds (0, 1, 2) at 20 labels, 2 seeds (0, 1) at 150 labels, 1 seed (0) at "
+        "1,000 labels.",
+        "lora: rank 8; alpha 16; targets q_proj and v_proj; tied no; learning rate 0.0001.",
+        "full: learning rate 2e-05.",
+        "zero_shot: calibration none.",
+        "Training: epochs 5 at 20 labels, 4 at 150 labels, 3 at 1,000 labels; batch size 8.",
+        "Protocol: budget (watch test yes).",
+        "The update that is kept was chosen by: last update at 20 labels, four splits' log-loss, one standard error at "
+        "150 labels, selection log-loss at 1,000 labels. No choice was made on test texts.",
+        'Prompt: custom (template "#1 is_it ~ ^ \\\\\\n$"; answers negative: "bad & 50 %" and positive: {good}).',
+    ):
+        assert sentence in sentences, "\n".join(sentences)
+    text = " ".join(sentences)
+    assert "None" not in text and "null" not in text and not re.search(r"\b1 (seeds|labels|methods)\b", text)
+    source = latex.render(study.summary)
+    paragraph = source[source.index("setup.}") + 7 : source.index(r"\begin{table}")]
+    for command in (r"\textbackslash{}", r"\textasciitilde{}", r"\textasciicircum{}"):
+        assert command in paragraph
+        paragraph = paragraph.replace(command, "")
+    paragraph = paragraph.replace("{[}", "").replace("{]}", "")
+    assert not re.search(r"(?<!\\)[_%&#$^~{}]", paragraph) and r"q\_proj" in paragraph and r"50 \%" in paragraph
+
+
+def test_rows_that_differ_are_told_apart_in_the_setup(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    study.finish(TFIDF, 1, 0, draws(0.8), training={})
+    assert setup_sentences(study.summary)[0] == "We run 1 method at 1 label (tfidf)."
+    assert not any(sentence.startswith(("Protocol", "Training")) for sentence in setup_sentences(study.summary))
+    study.finish(LORA, 1, 0, draws(0.8))
+    study.finish(LORA, 1, 1, draws(0.8), init_seed=4)
+    seeds = "Labelled texts are drawn with 1 seed (0) (tfidf); 2 seeds (0, 1) and trained from 1 start (4) each (lora)."
+    assert seeds in setup_sentences(study.summary)
 
 
 def test_no_setup_before_anything_has_finished(tmp_path: Path) -> None:

@@ -10,6 +10,9 @@ from typing import Any
 
 IDENTITY_VERSION = 1
 
+DEFAULT_PROTOCOL = "holdout"
+"""How labels are spent where a spec says nothing of it; it goes unsaid, so that specs from before keep their ids."""
+
 ESTIMATED = "estimated"
 """The revision of a base or a data source in a plan, where only what ships with handful tells of it; never run."""
 

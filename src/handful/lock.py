@@ -203,11 +203,9 @@ class _Sections:
 
 
 def _read(path: Path) -> _Lock:
-    def no_number(name: str) -> None:
-        raise ValueError(f"{name} is no number")
-
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"), parse_constant=no_number)
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        canonical_json(plain).encode()  # Python reads NaN and halves of characters, and nobody can write them again
     except OSError as error:
         raise SpecError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

@@ -1,65 +1,195 @@
-"""The paragraph "Experimental setup" of a paper, from what plan and records say.
+"""The paragraph "Experimental setup" of a paper, from what plan (all that is in the lock) and records say.
 
-Escapes nothing: whoever shows a text escapes it. A fact that the records do not hold is left out, not guessed.
+Escapes nothing: whoever shows a text escapes it. A fact that they do not hold is left out, not guessed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from handful.report.provenance import assignments
+from handful.identity import DEFAULT_PROTOCOL
+from handful.report.provenance import MOST_LABELS
 from handful.report.wording import listed, part_name, plural, splits_text, tests_text
-from handful.summary import Summary
+from handful.summary import Cell, Row, Summary
+from handful.summary.plain import mapping
+
+_UNSAID = {"name", "checkpoint", "revision", "title"}
+"""Knobs that stand elsewhere in the sentence."""
 
 
 def setup_sentences(summary: Summary) -> list[str]:
-    """One sentence for each thing that a reader needs to run the study again; empty before anything has finished."""
+    """What a reader needs to run the study again, in short sentences; empty before anything has finished."""
     if not summary.has_results:
         return []
-    sentences = [_compared(summary), _data(summary), _base(summary), *_prompts(summary), _labels(summary)]
-    sentences += [_selection(summary), _training(summary), _recipes(summary), _intervals(summary), _versions(summary)]
+    sentences = [_compared(summary), _seeds(summary), _data(summary), _base(summary), *_prompts(summary)]
+    sentences += [*_methods(summary), _training(summary), _protocol(summary), _labels(summary), _selection(summary)]
+    sentences += [_recipes(summary), _intervals(summary), _versions(summary), _lock(summary)]
     return [sentence for sentence in sentences if sentence]
+
+
+# -- words ---------------------------------------------------------------------------------------------
+
+
+def _at(numbers: Sequence[int]) -> str:
+    noun = "label" if list(numbers) == [1] else "labels"
+    return f"at {_all([f'{number:,}' for number in numbers])} {noun}"
+
+
+def _all(items: Iterable[str]) -> str:
+    items = list(items)
+    return listed(items, limit=len(items))
+
+
+def _by_number(values: Mapping[int, str]) -> str:
+    """"5", or "5 at 50 and 150 labels, 4 at 500 labels" where it is not the same at every number of labels."""
+    numbers: dict[str, list[int]] = {}
+    for number, value in sorted(values.items()):
+        numbers.setdefault(value, []).append(number)
+    if len(numbers) == 1:
+        return next(iter(numbers))
+    return ", ".join(f"{value} {_at(at)}" for value, at in numbers.items())
+
+
+def _value(value: Any) -> str:
+    """As a paper prints it. Text of several words, and what can be read in two ways, stands as JSON writes it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (int, float)):
+        return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+    if isinstance(value, Mapping):
+        if value and all(name == item for name, item in value.items()):
+            return "as named"
+        return _all(f"{name}: {_value(item)}" for name, item in value.items()) if value else "none"
+    if isinstance(value, (list, tuple)):
+        return _all(map(_value, value)) if value else "none"
+    text = str(value)
+    is_word = text.isprintable() and text and not set(text) & set(' ";,')
+    return text if is_word else json.dumps(text, ensure_ascii=False)
+
+
+def _knobs(section: Any) -> dict[str, str]:
+    """{"learning rate": "0.001"}, for every knob that is set."""
+    if not isinstance(section, Mapping):
+        return {}
+    return {
+        name.replace("_", " "): _value(value)
+        for name, value in section.items()
+        if name not in _UNSAID and value is not None
+    }
+
+
+def _joined(words: Mapping[str, str]) -> str:
+    return "; ".join(f"{name} {value}" for name, value in words.items())
+
+
+def _named(part: Any) -> str:
+    """A section's name, the start of its revision, and its knobs."""
+    if not isinstance(part, Mapping):
+        return part_name(part)
+    kind, _, content = str(part.get("revision") or "").rpartition(":")
+    revision = {"revision": f"{kind}:{content[:12]}" if kind else content[:12]} if content else {}
+    told = _joined(revision | _knobs(part))
+    return f"{part_name(part)} ({told})" if told else part_name(part)
+
+
+def _of_rows(words: Mapping[str, str]) -> str:
+    """What is said of each row, by its label: once where all say the same, else "X (one row); Y (another)"."""
+    rows: dict[str, list[str]] = {}
+    for label, said in words.items():
+        rows.setdefault(said, []).append(label)
+    return next(iter(rows)) if len(rows) == 1 else "; ".join(f"{said} ({_all(of)})" for said, of in rows.items())
+
+
+# -- sentences -----------------------------------------------------------------------------------------
 
 
 def _compared(summary: Summary) -> str:
     labels = [row.label for row in summary.rows]
-    numbers = [f"{number:,}" for number in summary.columns if number]
-    at = f" at {listed(numbers, limit=len(numbers))} labels" if numbers else ""
-    seeds = summary.protocol.seeds
-    return (
-        f"We compare {plural(len(labels), 'method')}{at} ({listed(labels, limit=len(labels))}), with "
-        f"{plural(len(seeds), 'seed')} ({', '.join(map(str, seeds))}) where not said otherwise."
-    )
+    numbers = [number for number in summary.columns if number]
+    verb = "We compare" if len(labels) > 1 else "We run"
+    return f"{verb} {plural(len(labels), 'method')}{f' {_at(numbers)}' if numbers else ''} ({_all(labels)})."
+
+
+def _seeds(summary: Summary) -> str:
+    """Of each method at each number of labels; what reads no labels runs once."""
+    seeds = {
+        row.label: _by_number({number: _drawn(cell) for number, cell in row.cells.items() if cell.runs})
+        for row in summary.rows
+        if row.reads_labels
+    }
+    return f"Labelled texts are drawn with {_of_rows(seeds)}." if seeds else ""
+
+
+def _drawn(cell: Cell) -> str:
+    def told(seeds: set[int], noun: str) -> str:
+        return f"{plural(len(seeds), noun)} ({', '.join(map(str, sorted(seeds)))})"
+
+    samples = {run.seed for run in cell.runs if run.seed is not None}
+    starts = {run.init_seed for run in cell.runs if run.init_seed is not None}
+    return told(samples, "seed") + (f" and trained from {told(starts, 'start')} each" if starts else "")
 
 
 def _data(summary: Summary) -> str:
     parts = [_named(part) for part in summary.protocol.data]
     shared = " All methods and seeds are tested on the same texts." if summary.protocol.test_texts_shared else ""
-    labels = f", labels {listed(list(summary.label_names))}" if summary.label_names else ""
-    return f"Data: {'; '.join(parts)}{labels}; {tests_text(summary.protocol)}.{shared}" if parts else ""
-
-
-def _named(part: Any) -> str:
-    """A section's name and the start of its revision."""
-    revision = str(part.get("revision") or "") if isinstance(part, Mapping) else ""
-    kind, _, content = revision.rpartition(":")
-    short = f"{kind}:{content[:12]}" if kind else content[:12]
-    return f"{part_name(part)} (revision {short})" if revision else part_name(part)
+    names = listed([_value(name) for name in summary.label_names], MOST_LABELS) if summary.label_names else ""
+    labels = f", labels {names}" if names else ""
+    return f"Data: {', '.join(parts)}{labels}; {tests_text(summary.protocol)}.{shared}" if parts else ""
 
 
 def _base(summary: Summary) -> str:
-    names = []
-    for part in summary.protocol.models:
-        dtype = part.get("dtype") if isinstance(part, Mapping) else None
-        names.append(f"{_named(part)}{f' in {dtype}' if dtype else ''}")
+    names = [_named(part) for part in summary.protocol.models]
     sizes = sorted({int(size) for row in summary.rows for size in row.facts.get("num_parameters", ())})
-    counted = f", {listed([f'{size:,}' for size in sizes])} parameters" if sizes else ""
-    return f"Base: {'; '.join(names)}{counted}." if names else ""
+    counted = f", {_all(f'{size:,}' for size in sizes)} parameters" if sizes else ""
+    return f"Base: {', '.join(names)}{counted}." if names else ""
 
 
 def _prompts(summary: Summary) -> list[str]:
-    return [f"Prompt: {assignments(part)}." for part in summary.protocol.prompts]
+    return [f"Prompt: {_named(part)}." for part in summary.protocol.prompts]
+
+
+def _methods(summary: Summary) -> list[str]:
+    """Each method's knobs, with those of its training that are not everybody's."""
+    shared = _shared_training(summary)
+    sentences = []
+    for row in summary.rows:
+        knobs = _row_knobs(row, "method") | _row_knobs(row, "training")
+        told = _joined({name: value for name, value in knobs.items() if shared.get(name) != value})
+        sentences.append(f"{mapping(row.spec, 'method').get('title', row.method)}: {told}." if told else "")
+    return list(dict.fromkeys(sentences))
+
+
+def _training(summary: Summary) -> str:
+    shared = _shared_training(summary)
+    return f"Training: {_joined(shared)}." if shared else ""
+
+
+def _shared_training(summary: Summary) -> dict[str, str]:
+    """The knobs of training that all rows which train have alike."""
+    first, *others = [knobs for row in summary.rows if (knobs := _row_knobs(row, "training"))] or [{}]
+    return {name: value for name, value in first.items() if all(row.get(name) == value for row in others)}
+
+
+def _row_knobs(row: Row, section: str) -> dict[str, str]:
+    by_knob: dict[str, dict[int, str]] = {}
+    for number, spec in row.specs.items():
+        for name, value in _knobs(spec.get(section)).items():
+            by_knob.setdefault(name, {})[number] = value
+    return {name: _by_number(values) for name, values in by_knob.items()}
+
+
+def _protocol(summary: Summary) -> str:
+    """Its name and knobs, of the rows that train: the others choose nothing."""
+    names = {
+        row.label: _by_number(
+            {number: _named(spec.get("protocol") or {"name": DEFAULT_PROTOCOL}) for number, spec in row.specs.items()}
+        )
+        for row in summary.rows
+        if row.spec.get("training")
+    }
+    return f"Protocol: {_of_rows(names)}." if names else ""
 
 
 def _labels(summary: Summary) -> str:
@@ -72,37 +202,58 @@ def _labels(summary: Summary) -> str:
 
 
 def _selection(summary: Summary) -> str:
-    rules = [f"{rule} ({plural(number, 'run')})" for rule, number in summary.protocol.chosen_by.items()]
+    """By which rule the update that is kept was chosen, at each number of labels, and from how many."""
+    rules = {}
+    for row in summary.rows:
+        chosen = {
+            number: _all(dict.fromkeys(run.chosen_by for run in cell.runs if run.chosen_by))
+            for number, cell in row.cells.items()
+            if row.spec.get("training") and any(run.chosen_by for run in cell.runs)
+        }
+        if chosen:
+            tried = f", of {_tried(row.num_tried)}" if row.num_tried else ""
+            rules[row.label] = _by_number(chosen) + tried
     on_test = summary.protocol.num_chosen_on_test
-    none = "; no choice was made on test texts" if on_test == 0 else ""
-    chosen = f"; {plural(on_test, 'run')} chose on test texts" if on_test else none
-    return f"The update that is kept was chosen by: {listed(rules, limit=len(rules))}{chosen}." if rules else ""
+    sentences = [f"The update that is kept was chosen by: {_of_rows(rules)}."] if rules else []
+    if on_test is not None:
+        sentences.append(
+            f"{plural(on_test, 'run')} chose on test texts." if on_test else "No choice was made on test texts."
+        )
+    return " ".join(sentences)
 
 
-def _training(summary: Summary) -> str:
-    parts = [assignments(part) for part in summary.protocol.training]
-    return f"Training: {' / '.join(parts)}." if parts else ""
+def _tried(extent: tuple[int, int]) -> str:
+    low, high = extent
+    return f"{low} to {high} lengths of training" if low < high else plural(low, "length") + " of training"
 
 
 def _recipes(summary: Summary) -> str:
-    hashes = {row.label: row.recipes for row in summary.rows if row.recipes}
-    if not hashes:
-        return ""
-    return f"Recipes (hash): {listed([f'{label} {listed(list(found))}' for label, found in hashes.items()], limit=99)}."
+    hashes = {row.label: _all(row.recipes) for row in summary.rows if row.recipes}
+    return f"Recipes that filled open knobs, by hash: {_of_rows(hashes)}." if hashes else ""
 
 
 def _intervals(summary: Summary) -> str:
     kinds = {cell.interval_kind for row in summary.rows for cell in row.cells.values()} - {""}
-    if not kinds:
-        return ""
-    return (
-        "Intervals are 95 % and count training seeds and test texts as sampled (two-way random effects), those of "
-        "single runs test texts alone (Wilson); differences are paired by seed and text."
-    )
+    words = [
+        told
+        for kind, told in {
+            "crossed": "over seeds count training seeds and test texts as sampled (two-way random effects)",
+            "t over seeds": "over seeds with test texts of their own are Student's t",
+            "wilson": "of single runs count test texts alone (Wilson)",
+        }.items()
+        if any(found.startswith(kind) for found in kinds)
+    ]
+    paired = "Differences are paired by seed and text."
+    return f"Intervals are 95 %; those {', those '.join(words)}. {paired}" if words else ""
 
 
 def _versions(summary: Summary) -> str:
     versions = summary.provenance.versions
-    words = [f"{package} {' and '.join(found)}" for package, found in versions.items()]
-    devices = f" on {listed(list(summary.provenance.devices))}" if summary.provenance.devices else ""
-    return f"Made with {listed(words, limit=len(words))}{devices}." if words else ""
+    words = [f"{package} {_all(found)}" for package, found in versions.items()]
+    devices = f" on {_all(summary.provenance.devices)}" if summary.provenance.devices else ""
+    return f"Made with {_all(words)}{devices}." if words else ""
+
+
+def _lock(summary: Summary) -> str:
+    found = summary.provenance.lock_sha256
+    return f"A lock file holds every run resolved (SHA-256 {found[:12]})." if found else ""

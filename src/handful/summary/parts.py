@@ -45,7 +45,7 @@ class Run:
     """One distinct planned run and what its record says; a value the record does not hold is None.
 
     seed: None when the run reads neither labels nor a seed. init_seed: of the start, None where that is `seed`, too.
-    chosen_update: the update that was kept.
+    chosen_update: the update that was kept, chosen_by: in the words of the record, "" where it says nothing.
     curve: the measured updates, in order. num_train, num_selection, num_test, num_texts_cut: texts.
     """
 
@@ -69,6 +69,7 @@ class Run:
     num_test: int | None = None
     num_texts_cut: int | None = None
     init_seed: int | None = None
+    chosen_by: str = ""
 
     @property
     def num_texts(self) -> int | None:
@@ -218,7 +219,7 @@ class Row:
     num_labels, one for every column. sees: what its runs were allowed to look at before the test, where their records
     say so. facts: each fact's distinct values over the finished runs. recipes: hashes of the recipes that filled its
     open knobs. on_test: its updates were chosen on the test texts. num_tried: fewest and most settings that a
-    finished run tried, 1 where it chose nothing.
+    finished run tried, 1 where it chose nothing. specs: the resolved spec of the first cell at each number of labels.
     """
 
     label: str
@@ -236,6 +237,7 @@ class Row:
     recipes: tuple[str, ...] = ()
     on_test: bool = False
     num_tried: tuple[int, int] | None = None
+    specs: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,7 @@ def make_rows(
                 recipes=distinct(record.learned.get("recipe") for record in finished),
                 on_test=on_test,
                 num_tried=extent([_num_tried(record) for record in finished]),
+                specs={int(cell["asked"]["num_labels"]): cell["spec"] for cell in reversed(cells)},
             )
         )
     return tuple(replace(row, label=label) for row, label in zip(rows, row_labels(rows), strict=True))

@@ -18,7 +18,6 @@ from handful.data import load_dataset
 from handful.engine.graft import ParameterGroup
 from handful.errors import SpecError
 from handful.examples import Encoded, EncodedExample, Task
-from handful.identity import derive_seed
 from handful.methods.featured import PENALTIES
 from handful.protocols import PROTOCOLS, Budget, Holdout, Paper
 from handful.protocols.budget import cross_validate, folds
@@ -83,15 +82,22 @@ class FakeMethod:
 
 def test_folds_are_a_partition_alike_for_any_order_and_even_in_every_label() -> None:
     train = texts((41, 20))
-    parts = folds(train, 7)
+    parts = folds(train)
     assert sorted(index for part in parts for index in part) == list(range(61))
     for part in parts:
         counts = Counter(train[index].label for index in part)
         assert abs(counts[0] - 41 / 4) < 1 and abs(counts[1] - 20 / 4) < 1
     mixed = [train[index] for index in np.random.default_rng(0).permutation(61)]
     by_name = [{train[index].id for index in part} for part in parts]
-    assert [{mixed[index].id for index in part} for part in folds(mixed, 7)] == by_name
-    assert [{train[index].id for index in part} for part in folds(train, 8)] != by_name
+    assert [{mixed[index].id for index in part} for part in folds(mixed)] == by_name
+
+
+def test_every_start_is_held_to_the_same_splits() -> None:
+    train, training = texts((31, 30)), TrainingSpec(epochs=4, learning_rate=0.1)
+    starts = [FakeMethod([[0.7, 0.6, 0.6, 0.6]] * 4) for _ in range(2)]
+    for seed, method in enumerate(starts):
+        cross_validate(training, train, method, seed)
+    assert [held for _, held, _ in starts[0].fitted] == [held for _, held, _ in starts[1].fitted]
 
 
 def test_cross_validation_pools_texts_and_takes_the_shortest_within_one_standard_error() -> None:
@@ -99,7 +105,7 @@ def test_cross_validation_pools_texts_and_takes_the_shortest_within_one_standard
     losses = [[0.70, 0.62, 0.55, 0.50], [0.72, 0.61, 0.50, 0.52], [0.69, 0.60, 0.55, 0.51], [0.71, 0.59, 0.53, 0.54]]
     method = FakeMethod(losses)
     found = cross_validate(training, train, method, 7)
-    sizes = np.array([len(part) for part in folds(train, 7)])
+    sizes = np.array([len(part) for part in folds(train)])
     pooled = (sizes[:, None] * np.array(losses)).sum(0) / 61
     assert found["log_loss"] == pytest.approx(pooled.tolist())
     # All texts' losses: a fold's mean and spread on each of its texts, with the variance over 61 texts.
@@ -108,7 +114,7 @@ def test_cross_validation_pools_texts_and_takes_the_shortest_within_one_standard
     assert found["standard_error"] == pytest.approx(error)
     assert pooled.argmin() == 3 and pooled[2] <= pooled[3] + error < pooled[1]
     assert (found["chosen_share"], found["best_share"]) == (0.75, 1.0)
-    for (inside, held, settled), part in zip(method.fitted, folds(train, 7), strict=True):
+    for (inside, held, settled), part in zip(method.fitted, folds(train), strict=True):
         assert held == [train[index].id for index in part] and not set(held) & set(inside)
         assert len(inside) + len(held) == 61 and settled.evaluations == 4
 
@@ -397,8 +403,7 @@ def test_penalties_are_chosen_as_updates_are(regressions: tuple[StudyFolder, dic
         refit = record.spec["protocol"].get("refit", False)
         chosen, used, shares = 10.0, train, None
         if asked["num_labels"] == 64:
-            key = derive_seed(0, "shuffle")
-            parts = folds([EncodedExample(name, (), (), by_id[name].label, {}) for name in train], key)
+            parts = folds([EncodedExample(name, (), (), by_id[name].label, {}) for name in train])
             pooled = np.array([
                 np.concatenate([
                     losses([name for i, name in enumerate(train) if i not in part], [train[i] for i in part], penalty)

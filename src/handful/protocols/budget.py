@@ -6,7 +6,7 @@
 | up to 500 | four stratified 75/25 splits, then all train | the shortest of four within one standard error |
 | more | a fifth, at most 1,000, is held out (`refit`: then trains, too) | until its log-loss has stopped falling |
 
-The splits hang on the texts and the seed alone, so every method is held to the same ones. Where a method has no
+The splits hang on the texts alone, so every method and every start is held to the same ones. Where a method has no
 updates, but settings in order of caution (`Method.choices`), those are chosen in the place of updates.
 """
 
@@ -23,7 +23,6 @@ import numpy as np
 
 from handful import checkpoints, progress
 from handful.examples import Encoded, EncodedExample
-from handful.identity import derive_seed
 from handful.protocols.holdout import ABOVE, held_out
 from handful.protocols.protocol import Attach, Found, Watching
 from handful.training import Settled, TrainingSpec, marks
@@ -116,7 +115,7 @@ def cross_validate(
     """
     sums = np.zeros((CANDIDATES, 2))  # of the texts' log-losses, and of their squares
     looking = Settled.of(training, evaluations=CANDIDATES)
-    for fold, held in enumerate(folds(train, seed), start=1):
+    for fold, held in enumerate(folds(train), start=1):
         inside = set(held)
         selection = [train[index] for index in held]
         rest = [example for index, example in enumerate(train) if index not in inside]
@@ -179,12 +178,10 @@ def looks(
     return dict(zip(updates, found, strict=False))  # patience may end it before the last
 
 
-def folds(train: Sequence[EncodedExample], seed: int) -> list[list[int]]:
+def folds(train: Sequence[EncodedExample]) -> list[list[int]]:
     """FOLDS lists of indices, every text in one, every label spread over all as evenly as it goes."""
-    key = derive_seed(seed, "folds")
     order = sorted(
-        range(len(train)),
-        key=lambda index: (train[index].label, hashlib.sha256(f"{key}:{train[index].id}".encode()).digest()),
+        range(len(train)), key=lambda index: (train[index].label, hashlib.sha256(train[index].id.encode()).digest())
     )
     # One deal over all labels in turn: each label's texts go round, and where one ends the next goes on.
     return [sorted(order[first::FOLDS]) for first in range(FOLDS)]

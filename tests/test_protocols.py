@@ -335,7 +335,7 @@ threads = 1
     assert cells[paper][1].endswith("kept by it") and cells[paper][0][0].isdigit()
     last, oracle = cells["lora protocol=budget watch_test=true"]
     assert last == "\N{EN DASH} (the kept one)" and oracle.endswith("never used")
-    assert paper in page and "Settings that a run tried" in page and "tfidf 1;" in page
+    assert paper in page and "Settings that a run tried" in page and "1: tfidf" in page
 
 
 NUMBERS = (40, 64, 520)

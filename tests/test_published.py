@@ -300,7 +300,7 @@ def test_the_table_has_the_layout_of_theirs(summary: Summary) -> None:
     head, body = published_table(summary)
     assert head == ["N", "r = 8", "r = 16", "r = 32", "without"]
     assert [line[0] for line in body] == ["50", "150"]
-    assert body[0][1].startswith("91.05 (epoch 2); ours 8") and "]; -9." in body[0][1]
+    assert body[0][1].startswith("91.05 (epoch 2); ours 8") and "] (updates 10, 11, 12); -9." in body[0][1]
     assert body[0][3] == "92.15; ours \N{EN DASH} (no such row)" and body[1][4] == "\N{EN DASH}"
     told = published_sentences(summary)
     assert "ours is toy/base, 1,000 times smaller" in told[1]

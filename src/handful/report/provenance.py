@@ -35,13 +35,16 @@ def protocol_lines(summary: Summary) -> list[tuple[str, str]]:
         rules = [f"{rule} ({plural(number, 'run')})" for rule, number in protocol.chosen_by.items()]
         lines.append(("Update kept by", listed(rules, limit=len(rules))))
     lines.append(("Choices made on test texts", count(protocol.num_chosen_on_test)))
-    tried = [
-        f"{row.label} {' to '.join(map(str, dict.fromkeys(row.num_tried)))}" for row in summary.rows if row.num_tried
-    ]
+    tried: dict[str, list[str]] = {}
+    for row in summary.rows:
+        if row.num_tried:
+            tried.setdefault(" to ".join(map(str, dict.fromkeys(row.num_tried))), []).append(row.label)
     if tried:
-        lines.append(
-            ("Settings that a run tried (lengths of training or penalties; 1: nothing was chosen)", "; ".join(tried))
-        )
+        settings = [f"{number}: {listed(labels, limit=len(labels))}" for number, labels in tried.items()]
+        lines.append((
+            "Settings that a run tried (lengths of training or penalties; 1: nothing was chosen)",
+            f"{next(iter(tried))}, every row" if len(tried) == 1 else "; ".join(settings),
+        ))
     starts = f"; of the start alone: {', '.join(map(str, protocol.init_seeds))}" if protocol.init_seeds else ""
     lines.append(("Seeds", (", ".join(map(str, protocol.seeds)) or ABSENT) + starts))
     tested = tests_text(protocol) + shared[protocol.test_texts_shared] if protocol.num_test else ABSENT

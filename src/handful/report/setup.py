@@ -11,7 +11,7 @@ from typing import Any
 
 from handful.identity import DEFAULT_PROTOCOL
 from handful.report.provenance import MOST_LABELS
-from handful.report.wording import listed, part_name, plural, splits_text, tests_text
+from handful.report.wording import extent, listed, part_name, plural, splits_text, tests_text
 from handful.summary import Cell, Row, Summary
 from handful.summary.plain import mapping
 
@@ -211,10 +211,15 @@ def _selection(summary: Summary) -> str:
             if row.spec.get("training") and any(run.chosen_by for run in cell.runs)
         }
         if chosen:
-            tried = f", of {_tried(row.num_tried)}" if row.num_tried else ""
-            rules[row.label] = _by_number(chosen) + tried
+            rules[row.label] = _by_number(chosen) + _lengths(row.num_tried)
     on_test = summary.protocol.num_chosen_on_test
     sentences = [f"The update that is kept was chosen by: {_of_rows(rules)}."] if rules else []
+    penalties = [
+        f"{row.label} {extent(row.num_tried)}" for row in summary.rows
+        if not row.spec.get("training") and row.num_tried and max(row.num_tried) > 1
+    ]
+    if penalties:
+        sentences.append(f"Penalties that a regression chose from, by log-loss: {'; '.join(penalties)}.")
     if on_test is not None:
         sentences.append(
             f"{plural(on_test, 'run')} chose on test texts." if on_test else "No choice was made on test texts."
@@ -222,9 +227,10 @@ def _selection(summary: Summary) -> str:
     return " ".join(sentences)
 
 
-def _tried(extent: tuple[int, int]) -> str:
-    low, high = extent
-    return f"{low} to {high} lengths of training" if low < high else plural(low, "length") + " of training"
+def _lengths(tried: tuple[int, int] | None) -> str:
+    """", of 2 to 5 lengths of training"; empty where there was nothing to choose."""
+    low, high = tried or (1, 1)
+    return f", of {f'{low} to {high}' if low < high else high} lengths of training" if high > 1 else ""
 
 
 def _recipes(summary: Summary) -> str:

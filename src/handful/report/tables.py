@@ -20,6 +20,7 @@ from handful.report.wording import (
     distinct_values,
     extent,
     group_titles,
+    kept_words,
     labels_words,
     listed,
     p_value,
@@ -301,7 +302,10 @@ def _published_cell(cell: PublishedCell | None) -> str:
     if cell is None:
         return ABSENT
     epoch = f" (epoch {cell.epoch})" if cell.epoch is not None else ""
-    ours = f"ours {percent(cell.ours.estimate)} {bounds(cell.ours)}" if cell.ours else f"ours {ABSENT} ({cell.absent})"
+    ours = f"ours {ABSENT} ({cell.absent})"
+    if cell.ours and cell.own:
+        kept = kept_words(cell.own)
+        ours = f"ours {percent(cell.ours.estimate)} {bounds(cell.ours)}" + (f" ({kept})" if kept else "")
     difference = f"; {points(cell.difference)}" if cell.difference else ""
     return f"{as_printed(cell.theirs.estimate)}{epoch}; {ours}{difference}"
 

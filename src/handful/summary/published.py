@@ -20,15 +20,20 @@ from handful.summary.rows import short_value
 @dataclass(frozen=True)
 class PublishedCell:
     """theirs: as printed, with Wilson's interval over their texts. epoch: the one they chose, None where not told.
-    ours: None where the study has no number there; absent: why, in a word or three. difference: ours minus theirs, as
-    of independent texts and runs; what another seed of theirs would change is not in its interval.
+    own: our cell, None where the study has none; absent: why it has no number, in a word or three. difference: ours
+    minus theirs, as of independent texts and runs; what another seed of theirs would change is not in its interval.
     """
 
     theirs: Interval
     epoch: int | None
-    ours: Interval | None
+    own: Cell | None
     difference: Interval | None
     absent: str = ""
+
+    @property
+    def ours(self) -> Interval | None:
+        """The accuracy of our cell with its interval, where it has one."""
+        return self.own.accuracy if self.own else None
 
 
 @dataclass(frozen=True)
@@ -170,7 +175,7 @@ def _cell(theirs: float, epoch: int | None, num_test: int, same: Sequence[Row], 
     cell = _cell_at(same[0], number) if len(same) == 1 else None
     ours = cell.accuracy if cell else None
     difference = difference_interval(ours, printed) if ours else None
-    return PublishedCell(printed, epoch, ours, difference, _absent(same, number))
+    return PublishedCell(printed, epoch, cell, difference, _absent(same, number))
 
 
 def _times_smaller(parameters: float | None, row: Row | None) -> float | None:

@@ -157,8 +157,10 @@ def test_three_prompts_give_mean_and_range(study: Study) -> None:
 def test_a_prompt_without_numbers_is_counted(study: Study) -> None:
     study.finish(ZERO_SHOT, 16, 0, draws(0.8), prompt=PROMPTS[0])
     study.fail(ZERO_SHOT, 16, 0, "no", prompt=PROMPTS[1])
+    assert study.summary.spreads == (), "one number is no mean over prompts"
+    study.finish(ZERO_SHOT, 16, 0, draws(0.7), prompt=PROMPTS[2])
     (spread,) = study.summary.spreads
-    assert spread.cells[16].num_rows == 1 and len(spread.rows) == 2
+    assert spread.cells[16].num_rows == 2 and len(spread.rows) == 3
 
 
 # -- mistakes ------------------------------------------------------------------------------------------

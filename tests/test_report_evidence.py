@@ -148,6 +148,17 @@ def test_gains_are_those_of_the_curve(study: Study, summary: Summary) -> None:
     assert [row[0] for row in rows] == ["tfidf", "tfidf", "lora"] and rows[2][head.index("why not")] == why
 
 
+def test_rows_without_a_curve_are_told_once_for_each_reason(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    for number in (50, 150, 500):
+        for rank in range(5):
+            study.finish({"name": "lora", "rank": rank}, number, 0, draws(0.8, 200, seed=number + rank))
+    study.finish(TFIDF, 50, 0, draws(0.7, 200))
+    (ranks, one_seed), (label, few) = without_curve(study.summary)
+    assert ranks == "lora rank=0, lora rank=1, lora rank=2 and 2 more" and "one seed" in one_seed
+    assert label == "tfidf" and "at least 3" in few
+
+
 def test_labels_worth_labels(summary: Summary) -> None:
     found = {one.num_labels: one for one in summary.equivalences}
     assert set(found) == set(COLUMNS) and all(one.is_declared for one in found.values())

@@ -117,8 +117,12 @@ def equivalence_sentences(summary: Summary) -> list[str]:
 
 
 def without_curve(summary: Summary) -> list[tuple[str, str]]:
-    """[(row, why there is no learning curve of it)]"""
-    return [(curve.label, curve.reason) for curve in summary.curves if curve.law is None]
+    """[(rows, why there is no learning curve of them)]; the table of curves has each row's own."""
+    by_reason: dict[str, list[str]] = {}
+    for curve in summary.curves:
+        if curve.law is None:
+            by_reason.setdefault(curve.reason, []).append(curve.label)
+    return [(listed(labels, limit=NAMED), reason) for reason, labels in by_reason.items()]
 
 
 def _group_findings(rows: Sequence[Row], summary: Summary) -> list[str]:

@@ -26,7 +26,7 @@ SEEDS, TEXTS, ACCURACIES, SEED_SDS = (3, 5, 10), (200, 2000), (0.6, 0.9, 0.97), 
 LOW, HIGH = 0.93, 0.975
 """Where coverage of a 95 % interval is asked to lie."""
 
-Correct = NDArray[np.bool_]
+Correct = NDArray[np.bool_ | np.float64]
 Draw = Callable[[np.random.Generator, int, int], Correct]
 """(generator, seeds, texts) -> [seeds, texts]"""
 
@@ -70,15 +70,27 @@ def probit_world(accuracy: float, seed_sd: float, difficulty_sd: float = 1.0) ->
     return float(found.x[0]), math.exp(float(found.x[1]))
 
 
-def probit(accuracy: float, seed_sd: float, difficulty_sd: float = 1.0) -> Draw:
+def answers(
+    rng: np.random.Generator, world: tuple[float, float], texts: NDArray[np.float32], num_seeds: int, num_starts: int
+) -> Correct:
+    """[seeds, texts] of a probit world. Several starts: the mean over so many under each sample, of which each has half
+    of the variance of a run's skill, so that runs are as good and as far apart as with one start."""
+    intercept, shift_sd = world
+    seeds = shift_sd * rng.standard_normal((num_seeds, 1, 1), dtype=np.float32)
+    if num_starts > 1:
+        seeds = (seeds + shift_sd * rng.standard_normal((num_seeds, num_starts, 1), dtype=np.float32)) / math.sqrt(2)
+    noise = rng.standard_normal((num_seeds, num_starts, len(texts)), dtype=np.float32)
+    right = intercept + texts + seeds + noise > 0
+    return right[:, 0] if num_starts == 1 else right.mean(1)
+
+
+def probit(accuracy: float, seed_sd: float, difficulty_sd: float = 1.0, num_starts: int = 1) -> Draw:
     """Texts differ in difficulty, seeds in skill; both normal on the probit scale."""
-    intercept, shift_sd = probit_world(accuracy, seed_sd, difficulty_sd)
+    world = probit_world(accuracy, seed_sd, difficulty_sd)
 
     def draw(rng: np.random.Generator, num_seeds: int, num_texts: int) -> Correct:
         texts = difficulty_sd * rng.standard_normal(num_texts, dtype=np.float32)
-        seeds = shift_sd * rng.standard_normal((num_seeds, 1), dtype=np.float32)
-        noise = rng.standard_normal((num_seeds, num_texts), dtype=np.float32)
-        return np.asarray(intercept + texts + seeds + noise > 0)
+        return answers(rng, world, texts, num_seeds, num_starts)
 
     return draw
 
@@ -98,8 +110,11 @@ WORLDS: dict[str, Callable[[float, float], Draw]] = {
     "probit": probit,
     "hard": lambda accuracy, seed_sd: probit(accuracy, seed_sd, 2.5),
     "beta": beta,
+    "starts": lambda accuracy, seed_sd: probit(accuracy, seed_sd, num_starts=STARTS),
 }
-"""probit: texts of sd 1 in difficulty. hard: of sd 2.5, so most texts are right or wrong under every seed."""
+"""probit: texts of sd 1 in difficulty. hard: of sd 2.5, so most texts are right or wrong under every seed. starts: as
+probit, the answers of STARTS starts averaged under each seed's sample."""
+STARTS = 3
 
 
 def pair(world: str, cell: Cell) -> Callable[[np.random.Generator], tuple[Correct, Correct]]:
@@ -111,18 +126,15 @@ def pair(world: str, cell: Cell) -> Callable[[np.random.Generator], tuple[Correc
             draws[0](rng, cell.num_seeds, cell.num_texts),
             draws[1](rng, cell.num_seeds, cell.num_texts),
         )
-    difficulty_sd = {"probit": 1.0, "hard": 2.5}[world]
+    difficulty_sd = 2.5 if world == "hard" else 1.0
     sides = [
         probit_world(accuracy, cell.seed_sd, difficulty_sd) for accuracy in (cell.accuracy, cell.accuracy - cell.gap)
     ]
+    num_starts = STARTS if world == "starts" else 1
 
     def draw(rng: np.random.Generator) -> tuple[Correct, Correct]:
         texts = difficulty_sd * rng.standard_normal(cell.num_texts, dtype=np.float32)
-        made = []
-        for intercept, shift_sd in sides:
-            seeds = shift_sd * rng.standard_normal((cell.num_seeds, 1), dtype=np.float32)
-            noise = rng.standard_normal((cell.num_seeds, cell.num_texts), dtype=np.float32)
-            made.append(np.asarray(intercept + texts + seeds + noise > 0))
+        made = [answers(rng, side, texts, cell.num_seeds, num_starts) for side in sides]
         return made[0], made[1]
 
     return draw

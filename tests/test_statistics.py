@@ -187,6 +187,17 @@ def test_crossed_binary_near_the_boundary() -> None:
         assert (mirrored.low, mirrored.high) == pytest.approx((1 - interval.high, 1 - interval.low))
 
 
+def test_crossed_means_of_starts_stay_within_0_and_1() -> None:
+    """Two starts a sample, near 1: the score interval, as for 0/1; with scores beyond 1 the symmetric one."""
+    means = np.ones((3, 100))
+    means[0, :4] = 0.5
+    interval = crossed_interval(means)
+    assert interval.estimate - interval.low > interval.high - interval.estimate and interval.high <= 1.0
+    symmetric = crossed_interval(means + 1.0)
+    assert symmetric.estimate - symmetric.low == pytest.approx(symmetric.high - symmetric.estimate)
+    assert symmetric.high > 2.0
+
+
 def test_crossed_constant_scores() -> None:
     assert crossed_interval(np.full((3, 4), 0.25)) == Interval(0.25, 0.25, 0.25)
 
@@ -210,7 +221,7 @@ def test_worlds_have_the_accuracy_and_the_spread_they_are_asked_for() -> None:
         assert of_seeds.std() == pytest.approx(0.03, abs=0.004), world
 
 
-@pytest.mark.parametrize("world", ["probit", "hard", "beta"])
+@pytest.mark.parametrize("world", list(simulation.WORLDS))
 @pytest.mark.parametrize("gap", [None, 0.05])
 def test_coverage(world: str, gap: float | None) -> None:
     """Of a corner of the table in docs/statistics.md, at 1,500 sets: three standard errors are 1.7 points."""
@@ -223,7 +234,7 @@ def test_coverage(world: str, gap: float | None) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", ["probit", "hard", "beta"])
+@pytest.mark.parametrize("world", list(simulation.WORLDS))
 def test_coverage_of_the_whole_table(world: str) -> None:
     """Prints docs/statistics.md's tables (pytest -s); simulation errors of 0.3 points are allowed twice."""
     for gap in (None, 0.05):
@@ -453,6 +464,12 @@ def test_the_crossed_p_value_and_its_interval_are_one_test() -> None:
 
 
 # -- the smallest difference a design finds ----------------------------------------------------------------
+
+
+def test_a_difference_takes_as_much_disagreement() -> None:
+    difference = smallest_difference(100, 1, 0.06, 0.0)
+    assert difference > 0.06 and smallest_difference(100, 1, difference, 0.0) == pytest.approx(difference, abs=1e-5)
+    assert smallest_difference(2, 1, 0.06, 0.0) == 1.0
 
 
 def test_smallest_difference_by_hand() -> None:

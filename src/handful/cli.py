@@ -427,12 +427,13 @@ def _power_words(estimated: Estimate) -> str:
     if power is None:
         return ""
     between = "methods" if power.num_seeds > 1 else "fixed classifiers"
+    share = max(DISAGREEMENT, power.difference)
     moved = f"; seeds move their difference by {100 * SEED_SD:g} point" if power.num_seeds > 1 else ""
     single = ". Where there is one seed, texts alone are sampled: that tells fixed classifiers apart, not methods"
     return (
         f"differences of {100 * power.difference:.1f} points between two {between}, with 80 % power at 5 %, paired: "
         f"{plural(power.num_texts, 'test text')}, {plural(power.num_seeds, 'seed')}. Assumed: one is right where the "
-        f"other is wrong on {100 * DISAGREEMENT:g} % of the texts{moved}{single if power.has_single else ''}"
+        f"other is wrong on {100 * share:.2g} % of the texts{moved}{single if power.has_single else ''}"
     )
 
 

@@ -169,15 +169,15 @@ def crossed_interval(correct: ArrayLike, confidence: float = 0.95) -> Interval:
     """Interval for the mean score over both training seeds and test texts, every seed tested on every text.
 
     Args:
-        correct: [seeds, texts], 0/1 or real scores.
+        correct: [seeds, texts], shares or real scores.
 
     Real scores: estimate +- `MeanSquares.half_width`; zero width when all cells are equal.
-    0/1 scores: a score interval; it lies within [0, 1], and its variance is that at each candidate p and not at the
-    estimate. What texts and single answers add grows with p (1 - p), as in Wilson's, and what seeds add beyond that
-    with its 1.6th power: near 1 the accuracies of seeds are skewed, and those of a set of seeds that lie high also lie
-    close. When all cells are 0 or all are 1 the data hold no evidence on either component,
+    Shares, 0/1 or means of 0/1 over starts: a score interval; it lies within [0, 1], and its variance is that at each
+    candidate p and not at the estimate. What texts and single answers add grows with p (1 - p), as in Wilson's, and
+    what seeds add beyond that with its 1.6th power: near 1 the accuracies of seeds are skewed, and those of a set of
+    seeds that lie high also lie close. When all cells are 0 or all are 1 the data hold no evidence on either component,
     and the interval is Wilson's for one seed. With one seed only the sampling of texts is covered: Wilson for 0/1,
-    one-sample t for real scores.
+    one-sample t for all other scores.
 
     Raises ValueError on another shape, no seed, no text, a non-finite score, confidence outside (0, 1), or
     a single text (save one seed with a 0/1 score).
@@ -189,10 +189,10 @@ def crossed_interval(correct: ArrayLike, confidence: float = 0.95) -> Interval:
     scores = _as_scores(correct, "correct")
     num_seeds, num_texts = scores.shape
     mean = float(scores.mean())
-    if not _is_binary(scores):
-        return _crossed_t_interval(scores, confidence)
-    if num_seeds == 1 or mean in (0.0, 1.0):
+    if _is_binary(scores) and (num_seeds == 1 or mean in (0.0, 1.0)):
         return wilson_interval(round(mean * num_texts), num_texts, confidence)
+    if num_seeds == 1 or np.any((scores < 0.0) | (scores > 1.0)):
+        return _crossed_t_interval(scores, confidence)
     squares = MeanSquares.of(scores)
     of_seeds, of_texts = squares.squared_halves(confidence)
     # Seeds that differ by no more than the residual makes them are drawn as the texts are.
@@ -393,7 +393,8 @@ def smallest_difference(
         num_texts: test texts, at least two, the same for both methods and all seeds.
         num_seeds: training seeds, the same for both methods; with one, only the sampling of texts is covered, as for
             two fixed classifiers.
-        disagreement: share of the texts that one of the two answers rightly and the other wrongly.
+        disagreement: share of the texts that one of the two answers rightly and the other wrongly; the difference
+            itself where that is larger, as there is none without disagreement.
         seed_sd: standard deviation, from seed to seed, of the difference in accuracy over endless texts.
         power: probability of finding it. level: of the two-sided test.
 
@@ -414,7 +415,15 @@ def smallest_difference(
             f"seed_sd={seed_sd}, power={power}, level={level}"
         )
     of_seeds = num_texts * seed_sd**2 if num_seeds > 1 else 0.0
-    return _shift_found(MeanSquares(of_seeds, num_seeds * disagreement, 0.0, num_seeds, num_texts), power, 1.0 - level)
+
+    def found(disagreement: float) -> float:
+        squares = MeanSquares(of_seeds, num_seeds * disagreement, 0.0, num_seeds, num_texts)
+        return min(_shift_found(squares, power, 1.0 - level), 1.0)
+
+    difference = found(disagreement)
+    while difference > disagreement + 1e-6:  # grows with the root of the disagreement, so the two meet
+        disagreement, difference = difference, found(difference)
+    return difference
 
 
 def difference_interval(a: Interval, b: Interval) -> Interval:

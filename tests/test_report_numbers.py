@@ -281,6 +281,18 @@ def test_the_main_figure_draws_the_errors(study: Study, summary: Summary) -> Non
         assert any((band.min(), band.max()) == pytest.approx((low, high)) for band in bands), "the band"
 
 
+def test_a_wide_band_does_not_flatten_the_rest(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    for seed, accuracy in enumerate((0.55, 0.95)):  # two seeds far apart: an interval from 0 to 100 %
+        study.finish(LORA, 50, seed, draws(accuracy, seed=seed))
+    summary = study.summary
+    axes = panel()
+    heights = draw_errors(axes, summary, summary.rows, looks_of(summary))
+    low, high = axes.get_ylim()
+    assert min(heights.ends) < low < min(heights.drawn) and max(heights.drawn) < high <= 108
+    assert low > min(heights.drawn) / 3.5
+
+
 def test_a_failed_seed_leaves_a_gap_in_its_line(study: Study, summary: Summary) -> None:
     axes = panel()
     draw_errors(axes, summary, summary.rows, looks_of(summary))

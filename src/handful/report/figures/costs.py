@@ -53,7 +53,7 @@ def draw_costs(panel: Axes, summary: Summary, rows: Sequence[Row], looks: Mappin
             x, y, s=[areas[number] for number, *_ in points], color=look.colour, marker=look.marker, zorder=3,
             edgecolors=PAPER, linewidths=0.7,
         )
-    error_axis(panel, heights.drawn)
+    error_axis(panel, heights.drawn, heights.ends)
     _time_axis(panel, extent)
     return heights
 

@@ -25,7 +25,7 @@ MANY = 6.0
 
 
 class Heights:
-    """Accuracies -> errors in percent, and all of them that were drawn.
+    """Accuracies -> errors in percent, and all of them that were drawn, the ends of bands apart.
 
     A log axis has no place for 0: an error of 0 stands at half a text.
     """
@@ -33,16 +33,20 @@ class Heights:
     def __init__(self, num_test: int) -> None:
         self.floor = 50.0 / max(1, num_test)
         self.drawn: list[float] = []
+        self.ends: list[float] = []
         self.is_cut = False
 
-    def __call__(self, accuracy: float | None) -> float:
-        """NaN for None: a gap in the line, where a failed cell would else be bridged."""
+    def __call__(self, accuracy: float | None, is_end: bool = False) -> float:
+        """NaN for None: a gap in the line, where a failed cell would else be bridged. is_end: of a band, which may
+        leave the picture.
+        """
         if accuracy is None:
             return math.nan
         error = 100.0 * (1.0 - accuracy)
         self.is_cut |= error < self.floor
-        self.drawn.append(max(error, self.floor))
-        return self.drawn[-1]
+        height = max(error, self.floor)
+        (self.ends if is_end else self.drawn).append(height)
+        return height
 
 
 def draw_errors(panel: Axes, summary: Summary, rows: Sequence[Row], looks: Mapping[str, Look]) -> Heights:
@@ -59,7 +63,7 @@ def draw_errors(panel: Axes, summary: Summary, rows: Sequence[Row], looks: Mappi
     worth = worth_showing(summary, rows)
     for equivalence in worth:
         heights(1.0 - equivalence.error)
-    error_axis(panel, heights.drawn)
+    error_axis(panel, heights.drawn, heights.ends)
     for equivalence in worth:
         _draw_equivalence(panel, equivalence, looks[equivalence.second], extent)
     return heights
@@ -111,7 +115,8 @@ def draw_level(
     ends = level_ends(level)
     if ends is None:
         return
-    mean, low, high = (heights(accuracy) for accuracy in ends)
+    mean = heights(ends[0])
+    low, high = (heights(accuracy, is_end=True) for accuracy in ends[1:])
     alpha = 0.11 if isinstance(level, Spread) else 0.07
     panel.fill_between(extent, low, high, color=look.colour, alpha=alpha, linewidth=0)
     panel.plot(extent, [mean, mean], color=look.colour, linestyle=look.dash, linewidth=1.6)
@@ -132,7 +137,9 @@ def _draw_curve(panel: Axes, row: Row, look: Look, heights: Heights, shift: floa
         x: list[float] = [cell.num_labels for cell in stretch]
         intervals = [cell.accuracy for cell in stretch if cell.accuracy is not None]
         mean = [heights(some.estimate) for some in intervals]
-        low, high = [heights(some.high) for some in intervals], [heights(some.low) for some in intervals]
+        low, high = ([heights(end, is_end=True) for end in ends] for ends in (
+            [some.high for some in intervals], [some.low for some in intervals]
+        ))  # fmt: skip
         if len(stretch) == 1:
             # A band needs two points.
             x = [x[0] * shift] if len(cells) == 1 else x

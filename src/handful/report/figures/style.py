@@ -151,11 +151,18 @@ def number_axis(panel: Axes, columns: Sequence[int]) -> tuple[float, float]:
     return low, high
 
 
-def error_axis(panel: Axes, errors: Sequence[float]) -> None:
-    """A log axis of errors in percent around `errors`, all above 0, with ticks at plain numbers."""
+FURTHEST = 3.0
+"""How far a band is followed beyond all errors: as a factor."""
+
+
+def error_axis(panel: Axes, errors: Sequence[float], ends: Sequence[float]) -> None:
+    """A log axis of errors in percent around `errors` and the ends of their bands, all above 0, with ticks at plain
+    numbers. One wide band would flatten all else, so it is cut where it leaves the errors by FURTHEST."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
-    low, high = min(errors) / 1.08, min(max(errors) * 1.08, 108.0)
+    least, most = min([*errors, *ends]), max([*errors, *ends])
+    low = max(least, min(errors) / FURTHEST) / 1.08
+    high = min(most, max(errors) * FURTHEST, 100.0) * 1.08
     panel.set_yscale("log")
     panel.set_ylim(low, high)
     ticks = [tick for tick in NICE if low <= tick <= high]

@@ -562,6 +562,32 @@ def test_a_claim_pairs_rows_of_one_protocol(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_regression_of_an_open_penalty_stands_against_its_own_protocol(tmp_path: Path) -> None:
+    """It reads no training; its protocol is in its spec where that chooses the penalty, and not by default."""
+    study = Study(tmp_path)
+    study.claims = [["lora", "tfidf"], ["linear_probe", "lora"]]
+    budget, refit = {"name": "budget"}, {"name": "budget", "refit": True}
+    for protocol in (budget, refit, None):
+        for seed in (0, 1):
+            right, asked = draws(0.7, seed=seed), {} if protocol is None else {"protocol": protocol}
+            study.finish(LORA, 50, seed, right, **asked)
+            if protocol is not refit:
+                study.finish(TFIDF, 50, seed, right, **asked)
+                study.finish({"name": "linear_probe"}, 50, seed, right, **asked)
+    for cell in study.cells:
+        if cell["asked"]["method"]["name"] != "lora":
+            del cell["spec"]["training"]
+    study.plan({"name": "full"}, 50, 0)
+    summary = study.summary
+    assert not any("cannot be tested" in note for note in summary.notes)
+    assert {(claim.first, claim.second) for claim in summary.claims} == {
+        # What reads no protocol stands against those that have no rival of their own.
+        ("lora protocol=budget", "tfidf protocol=budget"), ("linear_probe protocol=budget", "lora protocol=budget"),
+        ("lora", "tfidf"), ("linear_probe", "lora"),
+        ("lora protocol=budget refit=true", "tfidf"), ("linear_probe", "lora protocol=budget refit=true"),
+    }  # fmt: skip
+
+
 def test_claims_are_told_once_and_know_titles_and_common_numbers_of_labels(tmp_path: Path) -> None:
     study = Study(tmp_path)
     theirs = {"name": "predictions", "title": "GPT, 8 shots"}

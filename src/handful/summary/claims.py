@@ -42,7 +42,8 @@ def pairs_of(asked: Sequence[Sequence[str]], rows: Sequence[Row]) -> tuple[list[
 
     A name means the row of that label, or the rows of that title, else of that method; rows that are chosen on the test
     texts don't count. Two single rows are a pair. Else rows pair up that differ in their method alone: what a
-    method does not read (a base, a prompt, training) keeps it from no row.
+    method does not read (a base, a prompt, training, a protocol) keeps it from no row, but from one that has a rival of
+    its own protocol.
     """
     found: dict[frozenset[str], tuple[Row, Row]] = {}
     problems = []
@@ -74,6 +75,7 @@ def _paired(first: str, second: str, rows: Sequence[Row]) -> tuple[list[tuple[Ro
         (a, b) for a in ours[0] for b in ours[1]
         if a is not b and a.group == b.group and (is_single or _are_alike(_setting(a), _setting(b)))
     ]  # fmt: skip
+    pairs = _of_own_protocol(pairs)
     if not pairs:
         return [], "no two rows of these names differ in their method alone; name two rows by their labels"
     for name, paired in zip((first, second), zip(*pairs, strict=True), strict=True):
@@ -82,6 +84,13 @@ def _paired(first: str, second: str, rows: Sequence[Row]) -> tuple[list[tuple[Ro
             return [], f"{name} has several rows there, name one by its label: {'; '.join(rivals)}"
     pairs = [(a, b) for a, b in pairs if any(_is_planned(a, number) and _is_planned(b, number) for number in a.cells)]
     return pairs, "" if pairs else "they are asked at no common number of labels"
+
+
+def _of_own_protocol(pairs: Sequence[tuple[Row, Row]]) -> list[tuple[Row, Row]]:
+    """The pairs without those of a row that reads no protocol and one that has a rival of its own protocol."""
+    own = [pair for pair in pairs if all("protocol" in _setting(row) for row in pair)]
+    served = {row.label for pair in own for row in pair}
+    return [pair for pair in pairs if pair in own or not any(row.label in served for row in pair)]
 
 
 def _rows_named(name: str, rows: Sequence[Row]) -> list[Row]:
@@ -106,7 +115,9 @@ def _setting(row: Row) -> dict[str, Any]:
     asked, spec = row.asked, row.spec
     read = [part for part in ("model", "prompt") if mapping(asked, part).get("name") == mapping(spec, part).get("name")]
     if "training" in spec:
-        read += ["training", "protocol"]  # the default protocol is not in the plan
+        read.append("training")
+    if "training" in spec or "protocol" in spec:  # the default protocol is not in the plan
+        read.append("protocol")
     return {part: asked.get(part) for part in ["data", *read]}
 
 

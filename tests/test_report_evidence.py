@@ -90,6 +90,19 @@ def test_claims_come_first_and_the_rest_is_called_exploratory(summary: Summary, 
         assert "every comparison here is exploratory" in " ".join(re.sub(r"<[^>]*>", "", render(other.summary)).split())
 
 
+def test_declared_claims_that_are_not_tested_are_not_denied(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    study.claims = [["lora", "tfidf"]]
+    study.finish(TFIDF, 50, 0, draws(0.6))
+    study.finish(ZERO_SHOT, 50, 0, draws(0.7))
+    study.plan(LORA, 50, 0)
+    summary = study.summary
+    assert explores(summary) == f"No declared claim could be tested, so all of this is {EXPLORATORY}"
+    notes = footnotes(summary)
+    assert "No declared claim could be tested: every comparison here is exploratory." in notes
+    assert "The claim lora against tfidf is not tested at N = 50: no finished run of lora." in notes
+
+
 def test_a_claim_that_is_not_settled_reads_as_a_sentence(tmp_path: Path) -> None:
     study = Study(tmp_path)
     study.claims = [["lora", "tfidf"]]

@@ -588,6 +588,40 @@ def test_a_regression_of_an_open_penalty_stands_against_its_own_protocol(tmp_pat
     }  # fmt: skip
 
 
+def test_claims_whose_seeds_share_too_few_test_texts_have_the_t_test_over_seeds(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    study.claims = [["lora", "tfidf"]]
+    right: dict[str, list[float]] = {"lora": [], "tfidf": []}
+    for seed in range(4):
+        for method, accuracy in ((LORA, 0.8), (TFIDF, 0.6)):
+            drawn = draws(accuracy, 60, seed=10 * seed + int(10 * accuracy))
+            study.finish(method, 50, seed, drawn, ids=[f"own{seed}-{index}" for index in range(60)])
+            right[str(method["name"])].append(float(np.mean(drawn)))
+    (claim,) = study.summary.claims
+    expected = stats.ttest_rel(right["lora"], right["tfidf"])
+    assert claim.p_value == claim.difference.t_p_value == claim.adjusted == pytest.approx(expected.pvalue)
+    ends, interval = expected.confidence_interval(0.95), claim.difference.interval
+    assert interval is not None and (interval.low, interval.high) == pytest.approx(tuple(ends))
+
+
+def test_declared_claims_that_are_not_tested_are_told_with_the_reason(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    study.claims = [["lora", "tfidf"]]
+    for number in (50, 150, 500):
+        study.finish(TFIDF, number, 0, draws(0.6))
+    study.plan(LORA, 50, 0)
+    study.plan(LORA, 150, 0)
+    study.finish(LORA, 500, 0, draws(0.7), ids=[f"other{index}" for index in range(200)])
+    study.plan(LORA, 1000, 0)
+    summary = study.summary
+    assert summary.claims == () and summary.num_declared == 1
+    told = [note for note in summary.notes if note.startswith("The claim ")]
+    assert told == [
+        "The claim lora against tfidf is not tested at N = 50, 150: no finished run of lora.",
+        "The claim lora against tfidf is not tested at N = 500: they share no seed, or fewer than two test texts.",
+    ]
+
+
 def test_claims_are_told_once_and_know_titles_and_common_numbers_of_labels(tmp_path: Path) -> None:
     study = Study(tmp_path)
     theirs = {"name": "predictions", "title": "GPT, 8 shots"}

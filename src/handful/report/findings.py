@@ -44,7 +44,8 @@ def explores(summary: Summary) -> str:
     if summary.claims:
         return f"The first sentence was declared beforehand (all claims are below). The others are {EXPLORATORY}"
     if any(cell.versus_best for row in summary.rows for cell in row.cells.values()):
-        return f"No claims were declared beforehand, so all of this is {EXPLORATORY}"
+        none = "No declared claim could be tested" if summary.num_declared else "No claims were declared beforehand"
+        return f"{none}, so all of this is {EXPLORATORY}"
     return ""
 
 

@@ -385,7 +385,8 @@ def footnotes(summary: Summary) -> list[str]:
             + "; every other comparison here is exploratory."
         )
     elif any(cell.versus_best is not None for cell in cells):
-        notes.append("The study declares no claims: every comparison here is exploratory.")
+        none = "No declared claim could be tested" if summary.num_declared else "The study declares no claims"
+        notes.append(f"{none}: every comparison here is exploratory.")
     if any(kept_words(cell) for cell in cells):
         notes.append("epoch, update: what was kept of training, seed by seed where it differs.")
     if summary.spreads:

@@ -21,20 +21,28 @@ def claims_of(
     asked: Sequence[Sequence[str]], rows: Sequence[Row], columns: Sequence[int], outcomes: Mapping[str, Outcome]
 ) -> tuple[tuple[Claim, ...], tuple[str, ...]]:
     """Every declared pair of rows at every number of labels where both have numbers, and notes on claims without."""
-    pairs, problems = pairs_of(asked, rows)
+    pairs, notes = pairs_of(asked, rows)
     found: list[tuple[str, str, int, Difference, float]] = []
     for a, b in pairs:
+        untested: dict[str, list[int]] = {}
         for number in columns:
+            if not (_is_planned(a, number) and _is_planned(b, number)):
+                continue
             tested = _tested(a, b, number, outcomes)
-            if tested is not None:
+            if isinstance(tested, str):
+                untested.setdefault(tested, []).append(number)
+            else:
                 found.append((a.label, b.label, number, *tested))
+        for why, numbers in untested.items():
+            at = ", ".join(f"{number:,}" for number in numbers)
+            notes.append(f"The claim {a.label} against {b.label} is not tested at N = {at}: {why}.")
     # A claim is about methods, which one draw of a seed can't decide: it takes no part.
     adjusted = iter(holm([p_value for *_, difference, p_value in found if not difference.is_single]).tolist())
     claims = [
         Claim(first, second, number, difference, p_value, None if difference.is_single else next(adjusted))
         for first, second, number, difference, p_value in found
     ]
-    return tuple(claims), tuple(problems)
+    return tuple(claims), tuple(notes)
 
 
 def pairs_of(asked: Sequence[Sequence[str]], rows: Sequence[Row]) -> tuple[list[tuple[Row, Row]], list[str]]:
@@ -131,10 +139,13 @@ def _is_planned(row: Row, number: int) -> bool:
 
 def _tested(
     a: Row, b: Row, number: int, outcomes: Mapping[str, Outcome]
-) -> tuple[Difference, float] | None:
-    """The difference of two cells and its p-value; None where one has no numbers, or nothing is shared."""
-    if a.cells[number].accuracy is None or b.cells[number].accuracy is None:
-        return None
+) -> tuple[Difference, float] | str:
+    """The difference of two cells and its p-value, or why there is none."""
+    without = [row.label for row in (a, b) if row.cells[number].accuracy is None]
+    if without:
+        return f"no finished run of {' and '.join(without)}"
     difference = difference_of(a.cells[number], b.cells[number], b.label, outcomes)
     p_value = difference.p_value if difference.p_value is not None else difference.t_p_value
-    return None if p_value is None or difference.interval is None else (difference, p_value)
+    if difference.interval is None or p_value is None:
+        return "they share no seed, or fewer than two test texts"
+    return difference, p_value

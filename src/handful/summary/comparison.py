@@ -175,6 +175,8 @@ def difference_of(a: Cell, b: Cell, other: str, outcomes: Mapping[str, Outcome])
         interval = _moved(interval, means)
     else:
         interval = _t_interval(means)
+        # With one row, paired_crossed_p_value is the one-sample t test, as the interval is.
+        t_p_value = paired_crossed_p_value([means], [[0.0] * len(means)])
     return Difference(other, interval, None, len(pairs), num_texts, t_p_value, detectable, is_single)
 
 

@@ -122,14 +122,14 @@ def test_a_claim_with_one_seed_is_said_to_be_open(tmp_path: Path) -> None:
     summary = study.summary
     found, why = findings(summary)[0], "one seed says nothing of another"
     assert found.startswith("Can't tell lora from tfidf at 50 labels, +40.0 points [")
-    assert found.endswith(f"] between these two classifiers ({why}), same 100 texts, 1 seed.")
+    assert found.endswith(f"] ({why}), same 100 texts, 1 seed.")
     head, (row,) = claims_table(summary)
     assert row[head.index("p"): head.index("p (Holm)") + 1] == ["< 0.001", ABSENT]
     assert row[head.index("verdict")] == f"can't tell: {why}"
     notes = " ".join(footnotes(summary))
     assert "1 declared comparison (claims), adjusted for their number after Holm" in notes
     assert f"1 undecided and not counted: {why}" in notes
-    assert "is of that classifier and not of the method" in notes
+    assert "is of these runs and not of the method" in notes
     (claimed, _) = parts_of(summary, [""])
     assert not claimed.lines[0].is_told
 

@@ -17,6 +17,7 @@ from handful.report.wording import (
     plural,
     points,
     points_words,
+    starts,
 )
 from handful.statistics import Interval
 from handful.summary import Cell, Claim, Equivalence, Row, Spread, Summary
@@ -79,10 +80,10 @@ def _by_pair(claims: Sequence[Claim]) -> list[list[Claim]]:
 def _claim_words(claim: Claim) -> str:
     interval = claim.difference.interval
     assert interval is not None
-    texts, seeds = claim.difference.num_texts, plural(claim.difference.num_seeds, "seed")
+    texts, seeds = claim.difference.num_texts, plural(claim.difference.num_seeds, "seed") + starts(claim.difference)
     at, same = f"at {plural(claim.num_labels, 'label')}", f"same {texts:,} texts, {seeds}"
     if not claim.is_settled:
-        single = f" between these two classifiers ({ONE_SEED})" if claim.difference.is_single else ""
+        single = f" ({ONE_SEED})" if claim.difference.is_single else ""
         return f"can't tell {claim.first} from {claim.second} {at}, {points_words(interval)}{single}, {same}"
     first, second = claim.first, claim.second
     if interval.estimate < 0:

@@ -114,6 +114,23 @@ def test_a_claim_that_is_not_settled_reads_as_a_sentence(tmp_path: Path) -> None
     assert found.endswith("], same 100 texts, 2 seeds.")
 
 
+def test_a_claim_on_two_that_read_no_labels_names_no_number_of_labels(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    study.claims = [["zero_shot prompt=alpaca", "zero_shot prompt=cloze"]]
+    for number in (50, 150):
+        study.finish(TFIDF, number, 0, draws(0.6))
+    study.finish(ZERO_SHOT, 50, 0, [1] * 90 + [0] * 10)
+    study.finish(ZERO_SHOT, 50, 0, [1] * 50 + [0] * 50, prompt={"name": "cloze"})
+    summary = study.summary
+    found = findings(summary)[0]
+    assert found.startswith("zero_shot prompt=alpaca beats zero_shot prompt=cloze by 40.0 points [")
+    assert found.endswith("], same 100 texts.") and "label" not in found
+    head, (row,) = claims_table(summary)
+    assert row[head.index("N")] == ABSENT
+    (claimed, _) = parts_of(summary, [""])
+    assert [line.label for line in claimed.lines] == ["no labels"]
+
+
 def test_a_claim_with_one_seed_is_said_to_be_open(tmp_path: Path) -> None:
     study = Study(tmp_path)
     study.claims = [["lora", "tfidf"]]

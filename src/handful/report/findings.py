@@ -52,7 +52,7 @@ def explores(summary: Summary) -> str:
 
 def _claims_in_short(summary: Summary) -> list[str]:
     """One sentence: the declared pairs, each at its fewest labels; one pair alone at its most labels, too."""
-    by_pair = _by_pair(sorted(summary.claims, key=lambda claim: claim.num_labels))
+    by_pair = _by_pair(summary.claims)
     if not by_pair:
         return []
     told = [claims[0] for claims in by_pair]
@@ -80,15 +80,17 @@ def _by_pair(claims: Sequence[Claim]) -> list[list[Claim]]:
 def _claim_words(claim: Claim) -> str:
     interval = claim.difference.interval
     assert interval is not None
-    texts, seeds = claim.difference.num_texts, plural(claim.difference.num_seeds, "seed") + starts(claim.difference)
-    at, same = f"at {plural(claim.num_labels, 'label')}", f"same {texts:,} texts, {seeds}"
+    at, same = "", f"same {claim.difference.num_texts:,} texts"
+    if claim.num_labels:
+        at = f" at {plural(claim.num_labels, 'label')}"
+        same += f", {plural(claim.difference.num_seeds, 'seed')}{starts(claim.difference)}"
     if not claim.is_settled:
         single = f" ({ONE_SEED})" if claim.difference.is_single else ""
-        return f"can't tell {claim.first} from {claim.second} {at}, {points_words(interval)}{single}, {same}"
+        return f"can't tell {claim.first} from {claim.second}{at}, {points_words(interval)}{single}, {same}"
     first, second = claim.first, claim.second
     if interval.estimate < 0:
         first, second, interval = second, first, Interval(-interval.estimate, -interval.high, -interval.low)
-    return f"{first} beats {second} by {percent(interval.estimate)} points {bounds(interval)} {at}, {same}"
+    return f"{first} beats {second} by {percent(interval.estimate)} points {bounds(interval)}{at}, {same}"
 
 
 def gain_sentences(summary: Summary) -> list[str]:

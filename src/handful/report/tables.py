@@ -220,7 +220,7 @@ def claims_table(summary: Summary) -> Table:
         difference = claim.difference
         table.append([
             f"{claim.first} against {claim.second}",
-            count(claim.num_labels),
+            count(claim.num_labels or None),
             points(difference.interval) if difference.interval else ABSENT,
             detectable(difference.detectable),
             p_value(claim.p_value),

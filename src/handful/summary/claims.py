@@ -20,22 +20,23 @@ from handful.summary.plain import mapping
 def claims_of(
     asked: Sequence[Sequence[str]], rows: Sequence[Row], columns: Sequence[int], outcomes: Mapping[str, Outcome]
 ) -> tuple[tuple[Claim, ...], tuple[str, ...]]:
-    """Every declared pair of rows at every number of labels where both have numbers, and notes on claims without."""
+    """Every declared pair of rows at every number of labels where both have numbers, once where neither reads any, and
+    notes on claims without."""
     pairs, notes = pairs_of(asked, rows)
     found: list[tuple[str, str, int, Difference, float]] = []
     for a, b in pairs:
         untested: dict[str, list[int]] = {}
-        for number in columns:
-            if not (_is_planned(a, number) and _is_planned(b, number)):
-                continue
+        reads = a.reads_labels or b.reads_labels
+        both = [number for number in columns if _is_planned(a, number) and _is_planned(b, number)]
+        for number in both if reads else both[:1]:
             tested = _tested(a, b, number, outcomes)
             if isinstance(tested, str):
                 untested.setdefault(tested, []).append(number)
             else:
-                found.append((a.label, b.label, number, *tested))
+                found.append((a.label, b.label, number if reads else 0, *tested))
         for why, numbers in untested.items():
-            at = ", ".join(f"{number:,}" for number in numbers)
-            notes.append(f"The claim {a.label} against {b.label} is not tested at N = {at}: {why}.")
+            at = f" at N = {', '.join(f'{number:,}' for number in numbers)}" if reads else ""
+            notes.append(f"The claim {a.label} against {b.label} is not tested{at}: {why}.")
     # A claim is about methods, which one draw of a seed can't decide: it takes no part.
     adjusted = iter(holm([p_value for *_, difference, p_value in found if not difference.is_single]).tolist())
     claims = [

@@ -246,9 +246,9 @@ class Row:
 class Claim:
     """A comparison that the study declared before it ran, at one number of labels.
 
-    first, second: labels of rows. difference: first minus second. p_value: exact McNemar, or of the crossed test.
-    adjusted: after Holm, over all claims of the study that could be tested; None where the difference `is_single`: a
-    claim is about methods, and one seed says nothing of another.
+    first, second: labels of rows. num_labels: 0 where neither reads any. difference: first minus second. p_value:
+    exact McNemar, or of the crossed test. adjusted: after Holm, over all claims of the study that could be tested;
+    None where the difference `is_single`: a claim is about methods, and one seed says nothing of another.
     """
 
     first: str

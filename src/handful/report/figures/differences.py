@@ -52,7 +52,8 @@ def parts_of(summary: Summary, titles: Sequence[str]) -> list[Part]:
     for claim in summary.claims:
         interval = claim.difference.interval
         if interval is not None:
-            line = Line(f"N = {claim.num_labels:,}", interval, claim.difference.detectable, claim.is_settled)
+            at = f"N = {claim.num_labels:,}" if claim.num_labels else "no labels"
+            line = Line(at, interval, claim.difference.detectable, claim.is_settled)
             pairs.setdefault((claim.first, claim.second), []).append(line)
     parts = [Part(f"{first} minus {second}", tuple(lines), True) for (first, second), lines in pairs.items()]
     for title, rows in zip(titles, summary.groups, strict=True):

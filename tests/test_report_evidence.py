@@ -18,6 +18,7 @@ from handful.report.figures.errors import draw_errors, worth_showing
 from handful.report.figures.style import looks_of
 from handful.report.findings import (
     EXPLORATORY,
+    claim_sentences,
     equivalence_sentences,
     explores,
     findings,
@@ -129,6 +130,23 @@ def test_a_claim_on_two_that_read_no_labels_names_no_number_of_labels(tmp_path: 
     assert row[head.index("N")] == ABSENT
     (claimed, _) = parts_of(summary, [""])
     assert [line.label for line in claimed.lines] == ["no labels"]
+
+
+def test_a_claim_that_holm_leaves_open_says_so_beside_an_interval_without_0(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    prompts = ["alpaca", "cloze", "llama2_chat"]
+    for right, name in zip((60, 49, 55), prompts, strict=True):
+        study.finish(ZERO_SHOT, 50, 0, [1] * right + [0] * (100 - right), prompt={"name": name})
+    study.finish(ZERO_SHOT, 50, 0, [0] * 6 + [1] * 54 + [0] * 40, prompt={"name": "other"})
+    study.claims = [[f"zero_shot prompt={name}", "zero_shot prompt=other"] for name in prompts]
+    study.plan(TFIDF, 50, 0)
+    claims = study.summary.claims
+    # alpaca has 6 texts that the other lacks and loses none: exact McNemar 2 / 2^6, three times that after Holm
+    assert (claims[0].p_value, claims[0].adjusted) == pytest.approx((2 / 2**6, 6 / 2**6))
+    told = claim_sentences(study.summary)
+    assert claims[0].difference.interval is not None and claims[0].difference.interval.low > 0
+    assert told[0].endswith("] (p = 0.094 after Holm), same 100 texts.")
+    assert told[1].endswith("], same 100 texts."), "its interval holds 0"
 
 
 def test_a_claim_with_one_seed_is_said_to_be_open(tmp_path: Path) -> None:

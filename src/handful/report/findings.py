@@ -13,6 +13,7 @@ from handful.report.wording import (
     equivalence_words,
     group_titles,
     listed,
+    p_value,
     percent,
     plural,
     points,
@@ -85,12 +86,19 @@ def _claim_words(claim: Claim) -> str:
         at = f" at {plural(claim.num_labels, 'label')}"
         same += f", {plural(claim.difference.num_seeds, 'seed')}{starts(claim.difference)}"
     if not claim.is_settled:
-        single = f" ({ONE_SEED})" if claim.difference.is_single else ""
-        return f"can't tell {claim.first} from {claim.second}{at}, {points_words(interval)}{single}, {same}"
+        why = _why_open(claim, interval)
+        return f"can't tell {claim.first} from {claim.second}{at}, {points_words(interval)}{why}, {same}"
     first, second = claim.first, claim.second
     if interval.estimate < 0:
         first, second, interval = second, first, Interval(-interval.estimate, -interval.high, -interval.low)
     return f"{first} beats {second} by {percent(interval.estimate)} points {bounds(interval)}{at}, {same}"
+
+
+def _why_open(claim: Claim, interval: Interval) -> str:
+    """What keeps a claim open beside an interval that may leave out 0; empty where that holds it."""
+    if claim.difference.is_single:
+        return f" ({ONE_SEED})"
+    return "" if interval.low <= 0.0 <= interval.high else f" (p = {p_value(claim.adjusted)} after Holm)"
 
 
 def gain_sentences(summary: Summary) -> list[str]:

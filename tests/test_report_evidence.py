@@ -165,8 +165,34 @@ def test_a_claim_with_one_seed_is_said_to_be_open(tmp_path: Path) -> None:
     assert "1 declared comparison (claims), adjusted for their number after Holm" in notes
     assert f"1 undecided and not counted: {why}" in notes
     assert "is of these runs and not of the method" in notes
-    (claimed, _) = parts_of(summary, [""])
-    assert not claimed.lines[0].is_told
+    (claimed, explored) = parts_of(summary, [""])
+    assert not claimed.lines[0].is_told and not explored.lines[0].is_told
+
+
+def test_one_seed_does_not_win_where_nothing_is_declared(tmp_path: Path) -> None:
+    """One run of lora and tfidf each, then three of full, too: what is ahead in these runs alone is said apart."""
+    study = Study(tmp_path)
+    study.finish(ZERO_SHOT, 50, 0, draws(0.5, seed=9))
+    study.finish(LORA, 50, 0, draws(0.95))
+    study.finish(TFIDF, 50, 0, draws(0.6, seed=1))
+    summary = study.summary
+    lead, gain = findings(summary)
+    assert gain.endswith("] points in these runs alone.")
+    assert lead.startswith("With 50 labels, lora has the best accuracy, ")
+    assert re.search(r"; in these runs alone it is ahead of tfidf by \S+ points \[.*\], and of zero_shot\.$", lead)
+    head, rows = differences_table(summary)
+    of_lora = [row for row in rows if "lora" in (row[0], row[head.index("against")])]
+    assert {row[head.index("verdict")] for row in of_lora} == {"these runs differ"}
+    assert not any(line.is_told for part in parts_of(summary, [""]) for line in part.lines)
+    for seed in range(3):
+        study.finish({"name": "full"}, 50, seed, draws(0.99, seed=20 + seed))
+    summary = study.summary
+    lead, gain = findings(summary)
+    assert gain.endswith("] points.")
+    assert lead.startswith("With 50 labels, full has the best mean accuracy, ")
+    assert re.search(r"; it is ahead of zero_shot by .*; in these runs alone it is ahead of \w+ by ", lead)
+    (part,) = parts_of(summary, [""])
+    assert [line.label for line in part.lines if line.is_told] == ["zero_shot"]
 
 
 def test_the_fewest_labels_that_bring_a_gain_are_not_told_from_one_seed(tmp_path: Path) -> None:

@@ -180,19 +180,28 @@ def _best_sentence(rows: Sequence[Row], number: int) -> str:
     others = sorted((row for row in shown if row is not best), key=lambda row: -_estimate(row.cells[number]))
     tied = [row for row in others if row.cells[number].ties_best]
     below = [row for row in others if (versus := row.cells[number].versus_best) and versus.distinguishable]
-    sentence = f"{at}, {best.label}{which} has the best mean accuracy, {_accuracy(best.cells[number])}"
+    mean = "mean " if best.cells[number].num_seeds_finished > 1 else ""
+    sentence = f"{at}, {best.label}{which} has the best {mean}accuracy, {_accuracy(best.cells[number])}"
     if tied:
         named = [f"{row.label} ({percent(_estimate(row.cells[number]))} %)" for row in tied]
         sentence += f"; these test texts cannot tell it apart from {listed(named, limit=NAMED)}"
-    if below:
-        nearest = below[0].cells[number].versus_best
-        assert nearest is not None and nearest.interval is not None
-        ahead = f"{100 * -nearest.interval.estimate:.1f} points"
-        ends = f"[{percent(-nearest.interval.high)}, {percent(-nearest.interval.low)}]"
-        sentence += f"; it is ahead of {below[0].label} by {ahead} {ends}"
-        if len(below) > 1:
-            sentence += f", and of {_or_count([row.label for row in below[1:]])}"
+    for where, is_single in (("", False), ("in these runs alone ", True)):
+        behind = [row for row in below if (versus := row.cells[number].versus_best) and versus.is_single == is_single]
+        if behind:
+            sentence += f"; {where}{_ahead_words(behind, number)}"
     return sentence + "."
+
+
+def _ahead_words(behind: Sequence[Row], number: int) -> str:
+    """By how much the best is ahead of the first of the rows, and the names of the others."""
+    nearest = behind[0].cells[number].versus_best
+    assert nearest is not None and nearest.interval is not None
+    ahead = f"{100 * -nearest.interval.estimate:.1f} points"
+    ends = f"[{percent(-nearest.interval.high)}, {percent(-nearest.interval.low)}]"
+    words = f"it is ahead of {behind[0].label} by {ahead} {ends}"
+    if len(behind) > 1:
+        words += f", and of {_or_count([row.label for row in behind[1:]])}"
+    return words
 
 
 def _or_count(labels: Sequence[str]) -> str:
@@ -221,6 +230,8 @@ def _gain_sentence(rows: Sequence[Row], columns: Sequence[int], spreads: Sequenc
     about = _prompt_words(base, number, spreads)
     if not gain.distinguishable:
         return f"{sentence}, which these test texts cannot tell from none{about}."
+    if gain.is_single:
+        sentence += " in these runs alone"
     above = [
         (column, row.label)
         for column in columns for row in labelled if _is_above(row.cells[column], base.label)

@@ -278,9 +278,11 @@ def starts(difference: Difference) -> str:
 
 
 def verdict(difference: Difference) -> str:
-    """What a difference lets one say, in one word or two."""
+    """What a difference lets one say, in a word or three."""
     known = difference.distinguishable
-    return "not compared" if known is None else "differs" if known else "tie"
+    if not known:
+        return "not compared" if known is None else "tie"
+    return "these runs differ" if difference.is_single else "differs"
 
 
 def group_titles(summary: Summary) -> list[str]:

@@ -11,8 +11,9 @@ from scipy import stats
 
 from handful.errors import SpecError
 from handful.lock import read_lock
+from handful.report.findings import claim_sentences
 from handful.report.provenance import protocol_lines
-from handful.report.tables import components_table
+from handful.report.tables import claims_table, components_table
 from handful.results import StudyFolder
 from handful.spec import read_study, resolve_cell
 from handful.statistics import crossed_interval, nested_components, paired_crossed_interval, variance_components
@@ -181,8 +182,30 @@ def test_starts_under_one_sample_are_what_varies(tmp_path: Path) -> None:
     summary = study.summary
     assert cell_of(summary, "lora rank=8", 50).accuracy == crossed_interval(np.array(list(right.values())))
     by_start, for_all = (cell_of(summary, name, 50).versus_best for name in ("lora rank=4", "tfidf"))
-    assert by_start is not None and by_start.num_seeds == 3
-    assert for_all is not None and for_all.num_seeds == 3 and for_all.interval is not None
+    assert by_start is not None and (by_start.num_seeds, by_start.num_starts) == (1, 3)
+    assert for_all is not None and (for_all.num_seeds, for_all.num_starts) == (1, 3) and for_all.interval is not None
+
+
+def test_starts_of_one_sample_decide_no_claim(tmp_path: Path) -> None:
+    """Nor beside what reads no labels; starts of two samples are two seeds."""
+    study = Study(tmp_path / "study")
+    study.claims = [["lora", "lora rank=4"], ["lora", "zero_shot"], ["loreft", "zero_shot"]]
+    study.claims[0][0] = study.claims[1][0] = "lora rank=8"
+    finish(study, {"name": "zero_shot"}, 0, None, draws(0.5, 300, seed=8))
+    for init in range(3):
+        finish(study, LORA, 0, init, draws(0.95, 300, seed=init))
+        finish(study, LORA | {"rank": 4}, 0, init, draws(0.6, 300, seed=50 + init))
+        for seed in range(3):
+            finish(study, {"name": "loreft"}, seed, init, draws(0.95, 300, seed=100 + 10 * seed + init))
+    claims = study.summary.claims
+    found = [(one.difference.is_single, one.difference.num_seeds, one.difference.num_starts) for one in claims]
+    assert found == [(True, 1, 3), (True, 1, 3), (False, 3, 1)]
+    assert all(claim.p_value < 0.01 for claim in claims) and [claim.is_settled for claim in claims] == [0, 0, 1]
+    told = claim_sentences(study.summary)
+    assert told[0].startswith("can't tell lora rank=8 from lora rank=4 at 50 labels, +")
+    assert told[0].endswith("(one seed says nothing of another), same 300 texts, 1 seed, 3 starts.")
+    head, rows = claims_table(study.summary)
+    assert [row[head.index("seeds")] for row in rows] == ["1, 3 starts", "1, 3 starts", "3"]
 
 
 @pytest.mark.parametrize(("claim", "sign"), [(["lora", "tfidf"], 1), (["tfidf", "lora"], -1)])

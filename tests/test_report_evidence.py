@@ -18,6 +18,7 @@ from handful.report.figures.errors import draw_errors, worth_showing
 from handful.report.figures.style import looks_of
 from handful.report.findings import (
     EXPLORATORY,
+    claim_sentences,
     equivalence_sentences,
     explores,
     findings,
@@ -90,6 +91,19 @@ def test_claims_come_first_and_the_rest_is_called_exploratory(summary: Summary, 
         assert "every comparison here is exploratory" in " ".join(re.sub(r"<[^>]*>", "", render(other.summary)).split())
 
 
+def test_declared_claims_that_are_not_tested_are_not_denied(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    study.claims = [["lora", "tfidf"]]
+    study.finish(TFIDF, 50, 0, draws(0.6))
+    study.finish(ZERO_SHOT, 50, 0, draws(0.7))
+    study.plan(LORA, 50, 0)
+    summary = study.summary
+    assert explores(summary) == f"No declared claim could be tested, so all of this is {EXPLORATORY}"
+    notes = footnotes(summary)
+    assert "No declared claim could be tested: every comparison here is exploratory." in notes
+    assert "The claim lora against tfidf is not tested at N = 50: no finished run of lora." in notes
+
+
 def test_a_claim_that_is_not_settled_reads_as_a_sentence(tmp_path: Path) -> None:
     study = Study(tmp_path)
     study.claims = [["lora", "tfidf"]]
@@ -101,6 +115,40 @@ def test_a_claim_that_is_not_settled_reads_as_a_sentence(tmp_path: Path) -> None
     assert found.endswith("], same 100 texts, 2 seeds.")
 
 
+def test_a_claim_on_two_that_read_no_labels_names_no_number_of_labels(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    study.claims = [["zero_shot prompt=alpaca", "zero_shot prompt=cloze"]]
+    for number in (50, 150):
+        study.finish(TFIDF, number, 0, draws(0.6))
+    study.finish(ZERO_SHOT, 50, 0, [1] * 90 + [0] * 10)
+    study.finish(ZERO_SHOT, 50, 0, [1] * 50 + [0] * 50, prompt={"name": "cloze"})
+    summary = study.summary
+    found = findings(summary)[0]
+    assert found.startswith("zero_shot prompt=alpaca beats zero_shot prompt=cloze by 40.0 points [")
+    assert found.endswith("], same 100 texts.") and "label" not in found
+    head, (row,) = claims_table(summary)
+    assert row[head.index("N")] == ABSENT
+    (claimed, _) = parts_of(summary, [""])
+    assert [line.label for line in claimed.lines] == ["no labels"]
+
+
+def test_a_claim_that_holm_leaves_open_says_so_beside_an_interval_without_0(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    prompts = ["alpaca", "cloze", "llama2_chat"]
+    for right, name in zip((60, 49, 55), prompts, strict=True):
+        study.finish(ZERO_SHOT, 50, 0, [1] * right + [0] * (100 - right), prompt={"name": name})
+    study.finish(ZERO_SHOT, 50, 0, [0] * 6 + [1] * 54 + [0] * 40, prompt={"name": "other"})
+    study.claims = [[f"zero_shot prompt={name}", "zero_shot prompt=other"] for name in prompts]
+    study.plan(TFIDF, 50, 0)
+    claims = study.summary.claims
+    # alpaca has 6 texts that the other lacks and loses none: exact McNemar 2 / 2^6, three times that after Holm
+    assert (claims[0].p_value, claims[0].adjusted) == pytest.approx((2 / 2**6, 6 / 2**6))
+    told = claim_sentences(study.summary)
+    assert claims[0].difference.interval is not None and claims[0].difference.interval.low > 0
+    assert told[0].endswith("] (p = 0.094 after Holm), same 100 texts.")
+    assert told[1].endswith("], same 100 texts."), "its interval holds 0"
+
+
 def test_a_claim_with_one_seed_is_said_to_be_open(tmp_path: Path) -> None:
     study = Study(tmp_path)
     study.claims = [["lora", "tfidf"]]
@@ -109,16 +157,42 @@ def test_a_claim_with_one_seed_is_said_to_be_open(tmp_path: Path) -> None:
     summary = study.summary
     found, why = findings(summary)[0], "one seed says nothing of another"
     assert found.startswith("Can't tell lora from tfidf at 50 labels, +40.0 points [")
-    assert found.endswith(f"] between these two classifiers ({why}), same 100 texts, 1 seed.")
+    assert found.endswith(f"] ({why}), same 100 texts, 1 seed.")
     head, (row,) = claims_table(summary)
     assert row[head.index("p"): head.index("p (Holm)") + 1] == ["< 0.001", ABSENT]
     assert row[head.index("verdict")] == f"can't tell: {why}"
     notes = " ".join(footnotes(summary))
     assert "1 declared comparison (claims), adjusted for their number after Holm" in notes
     assert f"1 undecided and not counted: {why}" in notes
-    assert "is of that classifier and not of the method" in notes
-    (claimed, _) = parts_of(summary, [""])
-    assert not claimed.lines[0].is_told
+    assert "is of these runs and not of the method" in notes
+    (claimed, explored) = parts_of(summary, [""])
+    assert not claimed.lines[0].is_told and not explored.lines[0].is_told
+
+
+def test_one_seed_does_not_win_where_nothing_is_declared(tmp_path: Path) -> None:
+    """One run of lora and tfidf each, then three of full, too: what is ahead in these runs alone is said apart."""
+    study = Study(tmp_path)
+    study.finish(ZERO_SHOT, 50, 0, draws(0.5, seed=9))
+    study.finish(LORA, 50, 0, draws(0.95))
+    study.finish(TFIDF, 50, 0, draws(0.6, seed=1))
+    summary = study.summary
+    lead, gain = findings(summary)
+    assert gain.endswith("] points in these runs alone.")
+    assert lead.startswith("With 50 labels, lora has the best accuracy, ")
+    assert re.search(r"; in these runs alone it is ahead of tfidf by \S+ points \[.*\], and of zero_shot\.$", lead)
+    head, rows = differences_table(summary)
+    of_lora = [row for row in rows if "lora" in (row[0], row[head.index("against")])]
+    assert {row[head.index("verdict")] for row in of_lora} == {"these runs differ"}
+    assert not any(line.is_told for part in parts_of(summary, [""]) for line in part.lines)
+    for seed in range(3):
+        study.finish({"name": "full"}, 50, seed, draws(0.99, seed=20 + seed))
+    summary = study.summary
+    lead, gain = findings(summary)
+    assert gain.endswith("] points.")
+    assert lead.startswith("With 50 labels, full has the best mean accuracy, ")
+    assert re.search(r"; it is ahead of zero_shot by .*; in these runs alone it is ahead of \w+ by ", lead)
+    (part,) = parts_of(summary, [""])
+    assert [line.label for line in part.lines if line.is_told] == ["zero_shot"]
 
 
 def test_the_fewest_labels_that_bring_a_gain_are_not_told_from_one_seed(tmp_path: Path) -> None:

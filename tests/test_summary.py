@@ -562,6 +562,71 @@ def test_a_claim_pairs_rows_of_one_protocol(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_regression_of_an_open_penalty_stands_against_its_own_protocol(tmp_path: Path) -> None:
+    """It reads no training; its protocol is in its spec where that chooses the penalty, and not by default."""
+    study = Study(tmp_path)
+    study.claims = [["lora", "tfidf"], ["linear_probe", "lora"]]
+    budget, refit = {"name": "budget"}, {"name": "budget", "refit": True}
+    for protocol in (budget, refit, None):
+        for seed in (0, 1):
+            right, asked = draws(0.7, seed=seed), {} if protocol is None else {"protocol": protocol}
+            study.finish(LORA, 50, seed, right, **asked)
+            if protocol is not refit:
+                study.finish(TFIDF, 50, seed, right, **asked)
+                study.finish({"name": "linear_probe"}, 50, seed, right, **asked)
+    for cell in study.cells:
+        if cell["asked"]["method"]["name"] != "lora":
+            del cell["spec"]["training"]
+    study.plan({"name": "full"}, 50, 0)
+    summary = study.summary
+    assert not any("cannot be tested" in note for note in summary.notes)
+    assert {(claim.first, claim.second) for claim in summary.claims} == {
+        # What reads no protocol stands against those that have no rival of their own.
+        ("lora protocol=budget", "tfidf protocol=budget"), ("linear_probe protocol=budget", "lora protocol=budget"),
+        ("lora", "tfidf"), ("linear_probe", "lora"),
+        ("lora protocol=budget refit=true", "tfidf"), ("linear_probe", "lora protocol=budget refit=true"),
+    }  # fmt: skip
+
+
+def test_claims_whose_seeds_share_too_few_test_texts_have_the_t_test_over_seeds(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    study.claims = [["lora", "tfidf"]]
+    right: dict[str, list[float]] = {"lora": [], "tfidf": []}
+    for seed in range(4):
+        for method, accuracy in ((LORA, 0.8), (TFIDF, 0.6)):
+            drawn = draws(accuracy, 60, seed=10 * seed + int(10 * accuracy))
+            study.finish(method, 50, seed, drawn, ids=[f"own{seed}-{index}" for index in range(60)])
+            right[str(method["name"])].append(float(np.mean(drawn)))
+    (claim,) = study.summary.claims
+    expected = stats.ttest_rel(right["lora"], right["tfidf"])
+    assert claim.p_value == claim.difference.t_p_value == claim.adjusted == pytest.approx(expected.pvalue)
+    ends, interval = expected.confidence_interval(0.95), claim.difference.interval
+    assert interval is not None and (interval.low, interval.high) == pytest.approx(tuple(ends))
+
+
+def test_declared_claims_that_are_not_tested_are_told_with_the_reason(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    study.claims = [["lora", "tfidf"]]
+    for number in (50, 150, 500):
+        study.finish(TFIDF, number, 0, draws(0.6))
+    study.plan(LORA, 50, 0)
+    study.plan(LORA, 150, 0)
+    study.finish(LORA, 500, 0, draws(0.7), ids=[f"other{index}" for index in range(200)])
+    study.plan(LORA, 1000, 0)
+    summary = study.summary
+    assert summary.claims == () and summary.num_declared == 1
+    told = [note for note in summary.notes if note.startswith("The claim ")]
+    assert told == [
+        "The claim lora against tfidf is not tested at N = 50, 150: no finished run of lora.",
+        "The claim lora against tfidf is not tested at N = 500: they share no seed, or fewer than two test texts.",
+    ]
+    study.claims = [["zero_shot prompt=alpaca", "zero_shot prompt=cloze"]]
+    study.finish(ZERO_SHOT, 50, 0, draws(0.6))
+    study.plan(ZERO_SHOT, 50, 0, prompt={"name": "cloze"})
+    (told,) = [note for note in study.summary.notes if note.startswith("The claim ")]
+    assert told.endswith("against zero_shot prompt=cloze is not tested: no finished run of zero_shot prompt=cloze.")
+
+
 def test_claims_are_told_once_and_know_titles_and_common_numbers_of_labels(tmp_path: Path) -> None:
     study = Study(tmp_path)
     theirs = {"name": "predictions", "title": "GPT, 8 shots"}
@@ -600,8 +665,9 @@ def test_a_claim_on_methods_is_not_decided_by_one_seed_of_either(tmp_path: Path)
     claims = study.summary.claims
     decided = {(claim.first, claim.second, claim.num_labels) for claim in claims if claim.is_settled}
     assert decided == {
-        ("lora", "tfidf", 500), ("lora", prompts[0], 500), *((*prompts, number) for number in (50, 150, 500))
+        ("lora", "tfidf", 500), ("lora", prompts[0], 500), (*prompts, 0)
     }  # fmt: skip
+    assert [claim.num_labels for claim in claims if claim.second == prompts[1]] == [0], "neither reads labels: once"
     assert all(claim.p_value < 0.01 for claim in claims), "each of them a difference of two classifiers"
     tested = [claim for claim in claims if not claim.difference.is_single]
     assert len(tested) < len(claims)

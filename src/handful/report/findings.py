@@ -13,10 +13,12 @@ from handful.report.wording import (
     equivalence_words,
     group_titles,
     listed,
+    p_value,
     percent,
     plural,
     points,
     points_words,
+    starts,
 )
 from handful.statistics import Interval
 from handful.summary import Cell, Claim, Equivalence, Row, Spread, Summary
@@ -44,13 +46,14 @@ def explores(summary: Summary) -> str:
     if summary.claims:
         return f"The first sentence was declared beforehand (all claims are below). The others are {EXPLORATORY}"
     if any(cell.versus_best for row in summary.rows for cell in row.cells.values()):
-        return f"No claims were declared beforehand, so all of this is {EXPLORATORY}"
+        none = "No declared claim could be tested" if summary.num_declared else "No claims were declared beforehand"
+        return f"{none}, so all of this is {EXPLORATORY}"
     return ""
 
 
 def _claims_in_short(summary: Summary) -> list[str]:
     """One sentence: the declared pairs, each at its fewest labels; one pair alone at its most labels, too."""
-    by_pair = _by_pair(sorted(summary.claims, key=lambda claim: claim.num_labels))
+    by_pair = _by_pair(summary.claims)
     if not by_pair:
         return []
     told = [claims[0] for claims in by_pair]
@@ -78,15 +81,24 @@ def _by_pair(claims: Sequence[Claim]) -> list[list[Claim]]:
 def _claim_words(claim: Claim) -> str:
     interval = claim.difference.interval
     assert interval is not None
-    texts, seeds = claim.difference.num_texts, plural(claim.difference.num_seeds, "seed")
-    at, same = f"at {plural(claim.num_labels, 'label')}", f"same {texts:,} texts, {seeds}"
+    at, same = "", f"same {claim.difference.num_texts:,} texts"
+    if claim.num_labels:
+        at = f" at {plural(claim.num_labels, 'label')}"
+        same += f", {plural(claim.difference.num_seeds, 'seed')}{starts(claim.difference)}"
     if not claim.is_settled:
-        single = f" between these two classifiers ({ONE_SEED})" if claim.difference.is_single else ""
-        return f"can't tell {claim.first} from {claim.second} {at}, {points_words(interval)}{single}, {same}"
+        why = _why_open(claim, interval)
+        return f"can't tell {claim.first} from {claim.second}{at}, {points_words(interval)}{why}, {same}"
     first, second = claim.first, claim.second
     if interval.estimate < 0:
         first, second, interval = second, first, Interval(-interval.estimate, -interval.high, -interval.low)
-    return f"{first} beats {second} by {percent(interval.estimate)} points {bounds(interval)} {at}, {same}"
+    return f"{first} beats {second} by {percent(interval.estimate)} points {bounds(interval)}{at}, {same}"
+
+
+def _why_open(claim: Claim, interval: Interval) -> str:
+    """What keeps a claim open beside an interval that may leave out 0; empty where that holds it."""
+    if claim.difference.is_single:
+        return f" ({ONE_SEED})"
+    return "" if interval.low <= 0.0 <= interval.high else f" (p = {p_value(claim.adjusted)} after Holm)"
 
 
 def gain_sentences(summary: Summary) -> list[str]:
@@ -168,19 +180,28 @@ def _best_sentence(rows: Sequence[Row], number: int) -> str:
     others = sorted((row for row in shown if row is not best), key=lambda row: -_estimate(row.cells[number]))
     tied = [row for row in others if row.cells[number].ties_best]
     below = [row for row in others if (versus := row.cells[number].versus_best) and versus.distinguishable]
-    sentence = f"{at}, {best.label}{which} has the best mean accuracy, {_accuracy(best.cells[number])}"
+    mean = "mean " if best.cells[number].num_seeds_finished > 1 else ""
+    sentence = f"{at}, {best.label}{which} has the best {mean}accuracy, {_accuracy(best.cells[number])}"
     if tied:
         named = [f"{row.label} ({percent(_estimate(row.cells[number]))} %)" for row in tied]
         sentence += f"; these test texts cannot tell it apart from {listed(named, limit=NAMED)}"
-    if below:
-        nearest = below[0].cells[number].versus_best
-        assert nearest is not None and nearest.interval is not None
-        ahead = f"{100 * -nearest.interval.estimate:.1f} points"
-        ends = f"[{percent(-nearest.interval.high)}, {percent(-nearest.interval.low)}]"
-        sentence += f"; it is ahead of {below[0].label} by {ahead} {ends}"
-        if len(below) > 1:
-            sentence += f", and of {_or_count([row.label for row in below[1:]])}"
+    for where, is_single in (("", False), ("in these runs alone ", True)):
+        behind = [row for row in below if (versus := row.cells[number].versus_best) and versus.is_single == is_single]
+        if behind:
+            sentence += f"; {where}{_ahead_words(behind, number)}"
     return sentence + "."
+
+
+def _ahead_words(behind: Sequence[Row], number: int) -> str:
+    """By how much the best is ahead of the first of the rows, and the names of the others."""
+    nearest = behind[0].cells[number].versus_best
+    assert nearest is not None and nearest.interval is not None
+    ahead = f"{100 * -nearest.interval.estimate:.1f} points"
+    ends = f"[{percent(-nearest.interval.high)}, {percent(-nearest.interval.low)}]"
+    words = f"it is ahead of {behind[0].label} by {ahead} {ends}"
+    if len(behind) > 1:
+        words += f", and of {_or_count([row.label for row in behind[1:]])}"
+    return words
 
 
 def _or_count(labels: Sequence[str]) -> str:
@@ -209,6 +230,8 @@ def _gain_sentence(rows: Sequence[Row], columns: Sequence[int], spreads: Sequenc
     about = _prompt_words(base, number, spreads)
     if not gain.distinguishable:
         return f"{sentence}, which these test texts cannot tell from none{about}."
+    if gain.is_single:
+        sentence += " in these runs alone"
     above = [
         (column, row.label)
         for column in columns for row in labelled if _is_above(row.cells[column], base.label)

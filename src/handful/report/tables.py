@@ -34,6 +34,7 @@ from handful.report.wording import (
     sizes,
     spread_range,
     spread_title,
+    starts,
     state,
     verdict,
     without_folders,
@@ -219,12 +220,12 @@ def claims_table(summary: Summary) -> Table:
         difference = claim.difference
         table.append([
             f"{claim.first} against {claim.second}",
-            count(claim.num_labels),
+            count(claim.num_labels or None),
             points(difference.interval) if difference.interval else ABSENT,
             detectable(difference.detectable),
             p_value(claim.p_value),
             p_value(claim.adjusted),
-            count(difference.num_seeds),
+            count(difference.num_seeds) + starts(difference),
             count(difference.num_texts),
             "differs" if claim.is_settled else "can't tell" + (f": {ONE_SEED}" if difference.is_single else ""),
         ])
@@ -412,7 +413,7 @@ def differences_table(summary: Summary) -> Table:
                     points(difference.interval) if difference.interval else ABSENT,
                     detectable(difference.detectable),
                     p_value(difference.p_value),
-                    count(difference.num_seeds),
+                    count(difference.num_seeds) + starts(difference),
                     count(difference.num_texts),
                     verdict(difference),
                 ])

@@ -30,7 +30,7 @@ DASH = "\N{EN DASH}"
 ABSENT = DASH
 """Stands where the records hold no number."""
 ONE_SEED = "one seed says nothing of another"
-"""Why a claim about methods is not decided where one run stands for a trained one."""
+"""Why a claim about methods is not decided where one seed stands for a trained one."""
 
 
 # -- single values ------------------------------------------------------------------------------------------
@@ -272,10 +272,17 @@ def kept_words(cell: Cell) -> str:
     return f"update {updates[0]}" if len(set(updates)) == 1 else f"updates {', '.join(updates)}"
 
 
+def starts(difference: Difference) -> str:
+    """", 3 starts", to stand behind the number of seeds; empty where each seed has one."""
+    return f", {plural(difference.num_starts, 'start')}" if difference.num_starts > 1 else ""
+
+
 def verdict(difference: Difference) -> str:
-    """What a difference lets one say, in one word or two."""
+    """What a difference lets one say, in a word or three."""
     known = difference.distinguishable
-    return "not compared" if known is None else "differs" if known else "tie"
+    if not known:
+        return "not compared" if known is None else "tie"
+    return "these runs differ" if difference.is_single else "differs"
 
 
 def group_titles(summary: Summary) -> list[str]:
@@ -364,7 +371,7 @@ def footnotes(summary: Summary) -> list[str]:
     compared = [difference for cell in cells for difference in (cell.versus_best, *cell.versus_no_labels)]
     if any(difference is not None and difference.is_single for difference in compared):
         notes.append(
-            "A difference in which one run stands for a trained method is of that classifier and not of the method: "
+            "A difference in which one seed stands for a trained method is of these runs and not of the method: "
             f"{ONE_SEED}."
         )
     notes.append(
@@ -385,7 +392,8 @@ def footnotes(summary: Summary) -> list[str]:
             + "; every other comparison here is exploratory."
         )
     elif any(cell.versus_best is not None for cell in cells):
-        notes.append("The study declares no claims: every comparison here is exploratory.")
+        none = "No declared claim could be tested" if summary.num_declared else "The study declares no claims"
+        notes.append(f"{none}: every comparison here is exploratory.")
     if any(kept_words(cell) for cell in cells):
         notes.append("epoch, update: what was kept of training, seed by seed where it differs.")
     if summary.spreads:

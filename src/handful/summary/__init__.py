@@ -67,13 +67,14 @@ __all__ = [
 class Summary:
     """A study in numbers. Counts are of distinct runs; a run that several asked cells share counts once.
 
-    columns: the asked numbers of labels, sorted. label_names: empty when the rows do not agree on them or
-    nothing finished. failures, missing: every run that has no numbers. pivots: methods of which a knob takes several
-    values. spreads: methods asked under several prompts. mistakes: the texts that runs get wrong. claims: the
-    comparisons that the study declared. curves: of every row that reads labels, with a reason where there is none.
-    equivalences: how many labels of one row are worth those of another. overlaps: test texts on the training side, of
-    each data source for which the study counted them. notes: what a reader must know about how these numbers were
-    computed. published: a table that others printed, beside this one.
+    columns: the asked numbers of labels, sorted. label_names: empty when the rows do not agree on them or nothing
+    finished. failures, missing: every run that has no numbers. pivots: methods of which a knob takes several values.
+    spreads: methods asked under several prompts. mistakes: the texts that runs get wrong. claims: the comparisons
+    that the study declared and that were tested, num_declared: pairs that it declared. curves: of every row that
+    reads labels, with a reason where there is none. equivalences: how many labels of one row are worth those of
+    another. overlaps: test texts on the training side, of each data source for which the study counted them. notes:
+    what a reader must know about how these numbers were computed. published: a table that others printed, beside this
+    one.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Summary:
     spreads: tuple[Spread, ...] = ()
     mistakes: tuple[Mistakes, ...] = ()
     claims: tuple[Claim, ...] = ()
+    num_declared: int = 0
     curves: tuple[CurveOfRow, ...] = ()
     equivalences: tuple[Equivalence, ...] = ()
     overlaps: tuple[OverlapOfData, ...] = ()
@@ -127,7 +129,8 @@ def summarise(folder: StudyFolder) -> Summary:
             outcomes[cell["spec_id"]] = read_outcome(folder, cell["spec_id"])
     columns = _columns(planned)
     rows, notes = compare(make_rows(planned, columns, outcomes), columns, outcomes)
-    claims, untested = claims_of(plan.get("claims") or (), rows, columns, outcomes)
+    declared = plan.get("claims") or ()
+    claims, untested = claims_of(declared, rows, columns, outcomes)
     curves, equivalences = learning_of(rows, columns, outcomes, claims)
     finished = [outcome.record for outcome in outcomes.values() if outcome.record and outcome.tested]
     failures, missing = unfinished_runs(planned, rows, outcomes)
@@ -149,6 +152,7 @@ def summarise(folder: StudyFolder) -> Summary:
         spreads=spreads_of(rows, columns),
         mistakes=mistakes_of(rows, columns, outcomes),
         claims=claims,
+        num_declared=len(declared),
         curves=curves,
         equivalences=equivalences,
         overlaps=overlaps_of(folder.overlap(), rows, outcomes),

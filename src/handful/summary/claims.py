@@ -20,21 +20,30 @@ from handful.summary.plain import mapping
 def claims_of(
     asked: Sequence[Sequence[str]], rows: Sequence[Row], columns: Sequence[int], outcomes: Mapping[str, Outcome]
 ) -> tuple[tuple[Claim, ...], tuple[str, ...]]:
-    """Every declared pair of rows at every number of labels where both have numbers, and notes on claims without."""
-    pairs, problems = pairs_of(asked, rows)
+    """Every declared pair of rows at every number of labels where both have numbers, once where neither reads any, and
+    notes on claims without."""
+    pairs, notes = pairs_of(asked, rows)
     found: list[tuple[str, str, int, Difference, float]] = []
     for a, b in pairs:
-        for number in columns:
+        untested: dict[str, list[int]] = {}
+        reads = a.reads_labels or b.reads_labels
+        both = [number for number in columns if _is_planned(a, number) and _is_planned(b, number)]
+        for number in both if reads else both[:1]:
             tested = _tested(a, b, number, outcomes)
-            if tested is not None:
-                found.append((a.label, b.label, number, *tested))
+            if isinstance(tested, str):
+                untested.setdefault(tested, []).append(number)
+            else:
+                found.append((a.label, b.label, number if reads else 0, *tested))
+        for why, numbers in untested.items():
+            at = f" at N = {', '.join(f'{number:,}' for number in numbers)}" if reads else ""
+            notes.append(f"The claim {a.label} against {b.label} is not tested{at}: {why}.")
     # A claim is about methods, which one draw of a seed can't decide: it takes no part.
     adjusted = iter(holm([p_value for *_, difference, p_value in found if not difference.is_single]).tolist())
     claims = [
         Claim(first, second, number, difference, p_value, None if difference.is_single else next(adjusted))
         for first, second, number, difference, p_value in found
     ]
-    return tuple(claims), tuple(problems)
+    return tuple(claims), tuple(notes)
 
 
 def pairs_of(asked: Sequence[Sequence[str]], rows: Sequence[Row]) -> tuple[list[tuple[Row, Row]], list[str]]:
@@ -42,7 +51,8 @@ def pairs_of(asked: Sequence[Sequence[str]], rows: Sequence[Row]) -> tuple[list[
 
     A name means the row of that label, or the rows of that title, else of that method; rows that are chosen on the test
     texts don't count. Two single rows are a pair. Else rows pair up that differ in their method alone: what a
-    method does not read (a base, a prompt, training) keeps it from no row.
+    method does not read (a base, a prompt, training, a protocol) keeps it from no row, but from one that has a rival of
+    its own protocol.
     """
     found: dict[frozenset[str], tuple[Row, Row]] = {}
     problems = []
@@ -74,6 +84,7 @@ def _paired(first: str, second: str, rows: Sequence[Row]) -> tuple[list[tuple[Ro
         (a, b) for a in ours[0] for b in ours[1]
         if a is not b and a.group == b.group and (is_single or _are_alike(_setting(a), _setting(b)))
     ]  # fmt: skip
+    pairs = _of_own_protocol(pairs)
     if not pairs:
         return [], "no two rows of these names differ in their method alone; name two rows by their labels"
     for name, paired in zip((first, second), zip(*pairs, strict=True), strict=True):
@@ -82,6 +93,13 @@ def _paired(first: str, second: str, rows: Sequence[Row]) -> tuple[list[tuple[Ro
             return [], f"{name} has several rows there, name one by its label: {'; '.join(rivals)}"
     pairs = [(a, b) for a, b in pairs if any(_is_planned(a, number) and _is_planned(b, number) for number in a.cells)]
     return pairs, "" if pairs else "they are asked at no common number of labels"
+
+
+def _of_own_protocol(pairs: Sequence[tuple[Row, Row]]) -> list[tuple[Row, Row]]:
+    """The pairs without those of a row that reads no protocol and one that has a rival of its own protocol."""
+    own = [pair for pair in pairs if all("protocol" in _setting(row) for row in pair)]
+    served = {row.label for pair in own for row in pair}
+    return [pair for pair in pairs if pair in own or not any(row.label in served for row in pair)]
 
 
 def _rows_named(name: str, rows: Sequence[Row]) -> list[Row]:
@@ -106,7 +124,9 @@ def _setting(row: Row) -> dict[str, Any]:
     asked, spec = row.asked, row.spec
     read = [part for part in ("model", "prompt") if mapping(asked, part).get("name") == mapping(spec, part).get("name")]
     if "training" in spec:
-        read += ["training", "protocol"]  # the default protocol is not in the plan
+        read.append("training")
+    if "training" in spec or "protocol" in spec:  # the default protocol is not in the plan
+        read.append("protocol")
     return {part: asked.get(part) for part in ["data", *read]}
 
 
@@ -120,10 +140,13 @@ def _is_planned(row: Row, number: int) -> bool:
 
 def _tested(
     a: Row, b: Row, number: int, outcomes: Mapping[str, Outcome]
-) -> tuple[Difference, float] | None:
-    """The difference of two cells and its p-value; None where one has no numbers, or nothing is shared."""
-    if a.cells[number].accuracy is None or b.cells[number].accuracy is None:
-        return None
+) -> tuple[Difference, float] | str:
+    """The difference of two cells and its p-value, or why there is none."""
+    without = [row.label for row in (a, b) if row.cells[number].accuracy is None]
+    if without:
+        return f"no finished run of {' and '.join(without)}"
     difference = difference_of(a.cells[number], b.cells[number], b.label, outcomes)
     p_value = difference.p_value if difference.p_value is not None else difference.t_p_value
-    return None if p_value is None or difference.interval is None else (difference, p_value)
+    if difference.interval is None or p_value is None:
+        return "they share no seed, or fewer than two test texts"
+    return difference, p_value

@@ -138,19 +138,20 @@ def _notes(cells: Sequence[Cell], rows: Sequence[Row]) -> tuple[str, ...]:
 def difference_of(a: Cell, b: Cell, other: str, outcomes: Mapping[str, Outcome]) -> Difference:
     """Accuracy of `a` minus that of `b`, which stands in row `other`."""
     pairs = []
-    for runs_a, runs_b in _paired_runs(a, b):
-        pair = on_shared_texts(Unit.of(runs_a, outcomes), Unit.of(runs_b, outcomes))
+    seeds: tuple[set[int | None], set[int | None]] = (set(), set())
+    for sides in _paired_runs(a, b):
+        pair = on_shared_texts(*(Unit.of(runs, outcomes) for runs in sides))
         if pair is not None:
             pairs.append(pair)
+            for found, runs in zip(seeds, sides, strict=True):
+                found.update(run.seed for run in runs)
     if not pairs:
         return Difference(other, None, None, 0, 0)
     units_a, units_b = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     num_texts = min(len(unit.ids) for unit in units_a)
-    # One draw of a seed, though it may stand beside several of the other side, says nothing of the next.
-    is_single = any(
-        cell.reads_labels and len({unit.spec_ids for unit in units}) == 1
-        for cell, units in ((a, units_a), (b, units_b))
-    )
+    # One draw of labels, though it may have several starts or stand beside several of the other side, says nothing of
+    # the next.
+    is_single = any(cell.reads_labels and len(found) == 1 for cell, found in zip((a, b), seeds, strict=True))
     if len(pairs) == 1:
         return _difference_of_pair(*pairs[0], other, is_single)
     means = [
@@ -175,7 +176,11 @@ def difference_of(a: Cell, b: Cell, other: str, outcomes: Mapping[str, Outcome])
         interval = _moved(interval, means)
     else:
         interval = _t_interval(means)
-    return Difference(other, interval, None, len(pairs), num_texts, t_p_value, detectable, is_single)
+        # With one row, paired_crossed_p_value is the one-sample t test, as the interval is.
+        t_p_value = paired_crossed_p_value([means], [[0.0] * len(means)])
+    num_seeds = max(map(len, seeds))
+    num_starts = len(pairs) // num_seeds
+    return Difference(other, interval, None, num_seeds, num_texts, t_p_value, detectable, is_single, num_starts)
 
 
 def _difference_of_pair(a: Unit, b: Unit, other: str, is_single: bool) -> Difference:

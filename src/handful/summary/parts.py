@@ -110,8 +110,9 @@ class Difference:
     Paired by seed and by test text: only seeds and texts that both have are in it. interval: None when they
     share none. p_value: exact McNemar, when there is one run on either side, else None. t_p_value: of the test that
     the interval stands for, where there is more. detectable: the smallest true difference that such data find with 80 %
-    power, None where they say nothing of it. is_single: one draw of a trained method's seed stands in it, so what it
-    says is of that classifier, and not of the method.
+    power, None where they say nothing of it. is_single: one draw of a trained method's labels stands in it, so what it
+    says is of that draw, and not of the method. num_seeds: of samples; num_starts: pairs of each of them, more than one
+    where it is the same sample everywhere.
     """
 
     other: str
@@ -122,6 +123,7 @@ class Difference:
     t_p_value: float | None = None
     detectable: float | None = None
     is_single: bool = False
+    num_starts: int = 1
 
     @property
     def distinguishable(self) -> bool | None:
@@ -244,9 +246,9 @@ class Row:
 class Claim:
     """A comparison that the study declared before it ran, at one number of labels.
 
-    first, second: labels of rows. difference: first minus second. p_value: exact McNemar, or of the crossed test.
-    adjusted: after Holm, over all claims of the study that could be tested; None where the difference `is_single`: a
-    claim is about methods, and one seed says nothing of another.
+    first, second: labels of rows. num_labels: 0 where neither reads any. difference: first minus second. p_value:
+    exact McNemar, or of the crossed test. adjusted: after Holm, over all claims of the study that could be tested;
+    None where the difference `is_single`: a claim is about methods, and one seed says nothing of another.
     """
 
     first: str

@@ -29,7 +29,8 @@ TICKS = (0, 1, 3, 10, 30, 100)
 
 @dataclass(frozen=True)
 class Line:
-    """One difference: what stands beside it, in fractions, and whether the data tell it from none."""
+    """One difference: what stands beside it, in fractions, and whether the data tell it from none, by more than the run
+    of one seed."""
 
     label: str
     interval: Interval
@@ -52,7 +53,8 @@ def parts_of(summary: Summary, titles: Sequence[str]) -> list[Part]:
     for claim in summary.claims:
         interval = claim.difference.interval
         if interval is not None:
-            line = Line(f"N = {claim.num_labels:,}", interval, claim.difference.detectable, claim.is_settled)
+            at = f"N = {claim.num_labels:,}" if claim.num_labels else "no labels"
+            line = Line(at, interval, claim.difference.detectable, claim.is_settled)
             pairs.setdefault((claim.first, claim.second), []).append(line)
     parts = [Part(f"{first} minus {second}", tuple(lines), True) for (first, second), lines in pairs.items()]
     for title, rows in zip(titles, summary.groups, strict=True):
@@ -72,7 +74,7 @@ def _against_best(title: str, rows: Sequence[Row], columns: Sequence[int]) -> Pa
     found = [(row, versus) for row in rows if (versus := row.cells[number].versus_best) and versus.interval]
     found.sort(key=lambda pair: -_estimate(pair[1]))
     lines = tuple(
-        Line(row.label, versus.interval, versus.detectable, bool(versus.distinguishable))
+        Line(row.label, versus.interval, versus.detectable, bool(versus.distinguishable) and not versus.is_single)
         for row, versus in found
         if versus.interval is not None
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from handful.methods.featured import PENALTIES
 from handful.protocols import PROTOCOLS, Budget, Holdout, Paper
 from handful.protocols.budget import cross_validate, folds
 from handful.report.markdown import render
+from handful.report.setup import setup_sentences
 from handful.report.tables import epochs_table
 from handful.results import StudyFolder
 from handful.spec import build_member, member_dict, read_study
@@ -468,6 +470,28 @@ def test_every_setting_that_was_tried_is_counted(regressions: tuple[StudyFolder,
     page = render(summary)
     for rule in ("the held-out texts not trained on", "then all labels trained on", "closed form"):
         assert rule in page
+
+
+def test_the_setup_says_how_penalties_were_chosen(regressions: tuple[StudyFolder, dict[str, Any]]) -> None:
+    folder, _ = regressions
+    summary = summarise(folder)
+    text = " ".join(setup_sentences(summary))
+    for words in (
+        "Protocol: budget (watch test no)",
+        "The update or penalty that is kept was chosen by: closed form at 40 labels, four splits' log-loss, one "
+        "standard error at 64 labels, held-out log-loss, the held-out texts not trained on at 520 labels, of 1 to 4 "
+        "penalties",
+        "Penalties that a regression chose from, by log-loss over folds of its own: ",
+    ):
+        assert words in text, text
+    told = [sentence for sentence in setup_sentences(summary) if sentence.startswith("linear_probe: ")]
+    assert told and not any("cross_validated" in sentence for sentence in told)
+    probe = next(row for row in summary.rows if row.method == "linear_probe" and "protocol" in row.spec)
+    records = {number: folder.record(cell.runs[0].spec_id) for number, cell in probe.cells.items()}
+    used = {number: record.learned["inverse_penalty"] for number, record in records.items() if record}
+    assert used[40] == 1.0, "the recipe's"
+    for number, penalty in used.items():
+        assert any(re.search(rf"\b{penalty:g}( at ([\d,]+ and )*{number}\b|\.$)", sentence) for sentence in told), told
 
 
 def test_how_many_penalties_were_tried_is_what_the_record_says(

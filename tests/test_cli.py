@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -398,6 +399,12 @@ def test_a_report_says_when_test_texts_are_not_at_hand(
     monkeypatch.setattr("handful.texts.from_section", lambda section, ids: {})
     assert "test texts of reviews are not at hand" in " ".join(typed("report", "studies/light")[1].split())
     assert "not at hand" not in typed("report", "studies/light", "--no-texts")[1]
+
+
+def test_a_library_that_misses_kernels_nobody_uses_is_not_heard(typed: Typed) -> None:
+    """peft imports bitsandbytes where it is installed."""
+    assert typed("--version")[0] == 0
+    assert not logging.getLogger("bitsandbytes.backends.cpu.ops").isEnabledFor(logging.WARNING)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), ImportError("x.so: failed to map segment from shared object")])

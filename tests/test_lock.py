@@ -203,7 +203,8 @@ def test_whatever_is_damaged_is_a_study_or_is_refused(study: Path) -> None:
 
 def test_damage_is_named_with_the_way_out(study: Path) -> None:
     plain = json.loads((study / "out" / "study.lock.json").read_text("utf-8"))
-    lora = next(number for number, cell in enumerate(plain["cells"]) if cell["spec"]["method"]["name"] == "lora")
+    names = [cell["spec"]["method"]["name"] for cell in plain["cells"]]
+    lora, tfidf = names.index("lora"), names.index("tfidf")
     edited, is_another = "the lock was edited, or written by another version", "is not what its run does"
     for at, value, words in (
         (("name",), "../../evil", "name must be a text without \"/\", got '../../evil'"),
@@ -224,6 +225,17 @@ def test_damage_is_named_with_the_way_out(study: Path) -> None:
         (("cells", 0, "asked", "num_labels"), -8, "num_labels must not be negative"),
         (("cells", lora, "asked", "num_labels"), 99, is_another),
         (("cells", lora, "asked", "method", "dropout"), 0.9, is_another),
+        (("cells", lora, "asked", "model", "checkpoint"), "meta-llama/Llama-2-70b-chat-hf", is_another),
+        (("cells", lora, "asked", "model", "quantization"), "nf4", is_another),
+        (("cells", lora, "asked", "model", "dtype"), "bfloat16", is_another),
+        (("cells", lora, "asked", "model", "revision"), "sha256:0", is_another),
+        (("cells", lora, "asked", "model", "name"), "none", "model none: unknown key"),
+        (("cells", lora, "asked", "training", "epochs"), 1000, is_another),
+        (("cells", lora, "asked", "training", "learning_rate"), 0.5, is_another),
+        (("cells", lora, "asked", "training", "updates"), 3, "name epochs or updates, never both"),
+        (("cells", lora, "asked", "protocol", "name"), "budget", is_another),
+        (("cells", lora, "asked", "protocol"), DELETED, is_another),
+        (("cells", tfidf, "asked", "protocol"), {"name": "paper"}, is_another),
         (("cells", 0, "asked", "data", "test_size"), 7, is_another),
         (("cells", 0, "asked", "prompt", "answers", "a"), "fine", is_another),
     ):  # fmt: skip

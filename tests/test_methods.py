@@ -305,7 +305,8 @@ def test_a_linear_probe_is_scikit_learn_on_plain_hidden_rows(kind: str) -> None:
     with make("linear_probe", inverse_penalty=0.1).attach(other, TASK, seed=0) as tuned:
         tuned.fit(TRAIN[:12], TRAIN[12:], None, seed=0)
         ours = tuned.predict(TEST)
-        assert tuned.num_trainable == 3 * (32 + 1) and tuned.facts == {}
+        assert tuned.num_trainable == 3 * (32 + 1)
+        assert tuned.facts == {"inverse_penalty": 0.1, "num_penalties": 1}
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
     pipeline.fit(rows(TRAIN), [text.label for text in TRAIN])
     assert np.allclose(np.exp(ours), pipeline.predict_proba(rows(TEST)), atol=1e-4)
@@ -316,11 +317,11 @@ def test_a_penalty_is_chosen_by_the_labelled_texts(base: Base) -> None:
 
     with make("linear_probe").attach(base, TASK, seed=0) as tuned:
         tuned.fit(TRAIN, [], None, seed=0)
-        assert tuned.facts["inverse_penalty"] in PENALTIES
+        assert tuned.facts["inverse_penalty"] in PENALTIES and tuned.facts["num_penalties"] == len(PENALTIES)
     alone = [TRAIN[0], TRAIN[1], TRAIN[2], TRAIN[3]]  # two labels have a single text
     with make("tfidf", inverse_penalty="cross_validated").attach(base, TASK, seed=0) as tuned:
         tuned.fit(alone, [], None, seed=0)
-        assert tuned.facts == {}, "nothing was chosen"
+        assert tuned.facts == {"inverse_penalty": 1.0, "num_penalties": 1}, "nothing was chosen"
 
 
 def test_hidden_rows_of_the_same_prompts_are_made_once() -> None:

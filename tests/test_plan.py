@@ -9,13 +9,14 @@ import re
 import shutil
 import socket
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from handful import data as data_family
-from handful.cli import main
+from handful.cli import _grouped, main
 from handful.data import Imdb, load_dataset
 from handful.errors import DataError, ModelError, SpecError
 from handful.estimate import BaseNeeds, Estimate, RunEstimate, Shape, estimate, stated_rates
@@ -26,7 +27,7 @@ from handful.models.text_encoder import TextEncoder
 from handful.results import StudyFolder
 from handful.spec import preset_names, read_study, resolve_cell
 from handful.study import Plan, plan_study
-from handful.summary import problems_of_plan
+from handful.summary import problems_of_plan, rows_of_plan
 from toys import make_toy_model
 
 LLAMA_2 = {size: f"meta-llama/Llama-2-{size}-chat-hf" for size in ("7b", "13b", "70b")}
@@ -413,6 +414,18 @@ def typed(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytes
         return ended.value.code or 0, shown.out, shown.err
 
     return type_it
+
+
+@pytest.mark.parametrize("preset", ["paper-table3", "small-few-labels", "imdb-methods"])
+def test_a_plan_names_rows_as_the_report_does(preset: str) -> None:
+    """So that a claim can name what the plan shows."""
+    plan, estimated = planned(preset)
+    groups = _grouped(plan, estimated.runs)
+    labels = list(dict.fromkeys(label for label, _ in groups))
+    assert labels == [row.label for row in rows_of_plan(plan.as_dict())]
+    assert sum(map(len, groups.values())) == len(estimated.runs)
+    said = problems_of_plan(plan.as_dict() | {"claims": list(map(list, pairwise(labels)))})
+    assert not any("no row is called" in problem for problem in said)
 
 
 def test_a_plan_says_what_it_estimated(typed: Typed, tmp_path: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,12 +23,13 @@ from handful.methods.featured import PENALTIES
 from handful.protocols import PROTOCOLS, Budget, Holdout, Paper
 from handful.protocols.budget import cross_validate, folds
 from handful.report.markdown import render
+from handful.report.setup import setup_sentences
 from handful.report.tables import epochs_table
 from handful.results import StudyFolder
 from handful.spec import build_member, member_dict, read_study
 from handful.study import plan_study, run_study
 from handful.summary import summarise
-from handful.summary.rows import OWN_PENALTIES
+from handful.summary.rows import OWN_PENALTIES, _num_tried
 from handful.training import Curve, Settled, TrainingSpec, marks, optimise
 from toys import make_toy_model
 
@@ -415,6 +417,7 @@ def test_penalties_are_chosen_as_updates_are(regressions: tuple[StudyFolder, dic
             error = pooled[best].std(ddof=1) / 8
             chosen = penalties[int(np.argmax(pooled.mean(1) <= pooled[best].mean() + error))]
             shares = record.learned["cross_validation"]["shares"]
+            assert record.learned["cross_validation"]["inverse_penalties"] == pytest.approx(penalties)
             assert record.learned["cross_validation"]["log_loss"] == pytest.approx(pooled.mean(1).tolist(), abs=1e-6)
             assert chosen != penalties[-1] or best != 3, "the draw must be one where there is something to choose"
         elif asked["num_labels"] == 520:
@@ -425,10 +428,12 @@ def test_penalties_are_chosen_as_updates_are(regressions: tuple[StudyFolder, dic
             points = record.learned["hold_out"]["log_loss"] if refit else [
                 point["selection_log_loss"] for point in record.curve["points"]]  # fmt: skip
             assert points == pytest.approx(means, abs=1e-6)
+            if refit:
+                assert record.learned["hold_out"]["inverse_penalties"] == pytest.approx(penalties)
         predictions = folder.predictions(cell["spec_id"])
         expected = fitted(used, chosen).predict_log_proba([by_id[name].fields["text"] for name in predictions.ids])
         assert np.abs(predictions.log_probabilities - expected).max() < 1e-6
-        assert record.learned.get("inverse_penalty") == (None if asked["num_labels"] == 40 else pytest.approx(chosen))
+        assert record.learned["inverse_penalty"] == pytest.approx(chosen)
         seen.append((asked["num_labels"], refit, shares is not None))
     assert sorted(seen) == sorted((number, refit, number == 64) for number in NUMBERS for refit in (False, True))
 
@@ -451,7 +456,6 @@ def test_other_protocols_leave_regressions_as_they_are(regressions: tuple[StudyF
 
 def test_every_setting_that_was_tried_is_counted(regressions: tuple[StudyFolder, dict[str, Any]]) -> None:
     summary = summarise(regressions[0])
-    assert len(PENALTIES) == OWN_PENALTIES
     tried = {}
     for row in summary.rows:
         protocol = row.spec.get("protocol", {"name": "none"})["name"]
@@ -466,6 +470,41 @@ def test_every_setting_that_was_tried_is_counted(regressions: tuple[StudyFolder,
     page = render(summary)
     for rule in ("the held-out texts not trained on", "then all labels trained on", "closed form"):
         assert rule in page
+
+
+def test_the_setup_says_how_penalties_were_chosen(regressions: tuple[StudyFolder, dict[str, Any]]) -> None:
+    folder, _ = regressions
+    summary = summarise(folder)
+    text = " ".join(setup_sentences(summary))
+    for words in (
+        "Protocol: budget (watch test no)",
+        "The update or penalty that is kept was chosen by: closed form at 40 labels, four splits' log-loss, one "
+        "standard error at 64 labels, held-out log-loss, the held-out texts not trained on at 520 labels, of 1 to 4 "
+        "penalties",
+        "Penalties that a regression chose from, by log-loss over folds of its own: ",
+    ):
+        assert words in text, text
+    told = [sentence for sentence in setup_sentences(summary) if sentence.startswith("linear_probe: ")]
+    assert told and not any("cross_validated" in sentence for sentence in told)
+    probe = next(row for row in summary.rows if row.method == "linear_probe" and "protocol" in row.spec)
+    records = {number: folder.record(cell.runs[0].spec_id) for number, cell in probe.cells.items()}
+    used = {number: record.learned["inverse_penalty"] for number, record in records.items() if record}
+    assert used[40] == 1.0, "the recipe's"
+    for number, penalty in used.items():
+        assert any(re.search(rf"\b{penalty:g}( at ([\d,]+ and )*{number}\b|\.$)", sentence) for sentence in told), told
+
+
+def test_how_many_penalties_were_tried_is_what_the_record_says(
+    regressions: tuple[StudyFolder, dict[str, Any]]
+) -> None:
+    records = [record for record in regressions[0].records().values() if "protocol" not in record.spec]
+    own = [record for record in records if record.spec["method"]["inverse_penalty"] == "cross_validated"]
+    assert {record.learned["num_penalties"] for record in own} == {len(PENALTIES)}
+    assert {record.learned["num_penalties"] for record in records if record not in own} == {1}
+    assert _num_tried(replace(own[0], learned={**own[0].learned, "num_penalties": 5})) == 5
+    # Records of before name the penalty alone.
+    learned = {name: value for name, value in own[0].learned.items() if name != "num_penalties"}
+    assert _num_tried(replace(own[0], learned=learned)) == OWN_PENALTIES == len(PENALTIES)
 
 
 def test_every_protocol_is_listed_by_its_name() -> None:

@@ -72,6 +72,9 @@ def test_another_base_no_longer_tells_their_rows_apart(tmp_path: Path) -> None:
     [
         ("accuracy = { 50 = 0.92 }", "accuracy = { 50 = 92.0 }", "fraction between 0 and 1, got 50 = 92"),
         ("accuracy = { 50 = 0.92 }", "accuracy = { fifty = 0.92 }", "by number of labels"),
+        ("accuracy = { 50 = 0.92 }", "accuracy = { 050 = 0.92, 50 = 0.9 }", "accuracy is by number of labels, such as"),
+        ("epochs = { 50 = 2 }", "epochs = { 050 = 2 }", "epochs is by number of labels"),
+        ('label = "sixteen"', 'label = "eight"', "published: 2 rows have the label 'eight'"),
         ("num_test = 2000", "num_test = 0", "num_test must be at least 1"),
         ("num_test = 2000\n", "", "num_test is missing"),
         ("num_test", "num_tests", "unknown key 'num_tests'"),

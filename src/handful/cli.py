@@ -6,6 +6,7 @@ Each verb imports its stations when it is called, so that `handful --help` answe
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sys
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from handful.estimate import Estimate, RunEstimate
     from handful.report import Lookup
     from handful.results import StudyFolder
-    from handful.spec import ExecutionSpec, RunSpec
+    from handful.spec import ExecutionSpec
     from handful.study import Plan
 
 UNFINISHED, MISTAKE, FAULT, INTERRUPTED = 1, 2, 70, 130
@@ -82,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.environ.setdefault(name, value)
     # What these warn of is how handful calls them, nothing that a person could change.
     warnings.filterwarnings("ignore", module=r"(peft|transformers|huggingface_hub)\b")
+    # peft imports bitsandbytes where it is installed, which then misses kernels that nothing here would use.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         app(args=None if arguments is None else list(arguments), prog_name="handful")
     except HandfulError as error:
@@ -314,11 +317,12 @@ def _print_estimate(console: Console, plan: Plan, folder: StudyFolder, estimated
     table.add_column("method", overflow="fold", max_width=26)
     for heading in ("N", "runs", "done", "train tokens", "test tokens", "time"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for (label, num_labels), runs in _grouped(estimated.runs).items():
+    told = ""
+    for (label, num_labels), runs in _grouped(plan, estimated.runs).items():
         open_runs = [run for run in runs if not run.is_done]
         mark = ESTIMATED_MARK if any(run.is_estimated for run in open_runs) else ""
         table.add_row(
-            Text(label),
+            Text("" if label == told else label),  # a long one takes several lines
             f"{num_labels:,}",
             str(len(runs)),
             str(len(runs) - len(open_runs)),
@@ -326,6 +330,7 @@ def _print_estimate(console: Console, plan: Plan, folder: StudyFolder, estimated
             mark + count(sum(run.test_tokens for run in open_runs)),
             mark + seconds(sum(run.seconds for run in open_runs)) if open_runs else "",
         )
+        told = label
     console.print(table)
     console.print()
     if estimated.stand_ins:
@@ -437,33 +442,21 @@ def _power_words(estimated: Estimate) -> str:
     )
 
 
-def _grouped(runs: Sequence[RunEstimate]) -> dict[tuple[str, int], list[RunEstimate]]:
-    """(label, number of labels) -> the runs that differ by their seed alone, in the order of the plan.
+def _grouped(plan: Plan, runs: Sequence[RunEstimate]) -> dict[tuple[str, int], list[RunEstimate]]:
+    """(label of a row as in the report, number of labels) -> its runs, in the order of the plan.
 
-    A label is the method's name, and whatever differs between runs of that method on as many labels.
+    A run that several rows ask for stands with the first of them.
     """
-    from handful.report.wording import leaves
+    from handful.summary import rows_of_plan
 
-    flat = {
-        run.spec.spec_id: {
-            path: text
-            for path, text in leaves(run.spec.as_dict())
-            if path not in ("seed", "init_seed") and not path.endswith("revision")
-        }
-        for run in runs
-    }
+    label_of: dict[str, str] = {}
+    for row in rows_of_plan(plan.as_dict()):
+        for planned in (one for cell in row.cells.values() for one in cell.runs):
+            label_of.setdefault(planned.spec_id, row.label)
     groups: dict[tuple[str, int], list[RunEstimate]] = {}
     for run in runs:
-        own = flat[run.spec.spec_id]
-        rivals = [flat[other.spec.spec_id] for other in runs if _is_rival(other.spec, run.spec)]
-        different = [path for path in own if any(rival.get(path) != own[path] for rival in rivals)]
-        words = [f"{path.rpartition('.')[2]}={own[path]}" for path in different]
-        groups.setdefault((" ".join([run.spec.method.name, *words]), run.spec.num_labels), []).append(run)
+        groups.setdefault((label_of[run.spec.spec_id], run.spec.num_labels), []).append(run)
     return groups
-
-
-def _is_rival(other: RunSpec, spec: RunSpec) -> bool:
-    return (other.method.name, other.num_labels) == (spec.method.name, spec.num_labels)
 
 
 # -- report --------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from handful.spec import (
     build_published,
     check_cell,
     check_name,
+    member_dict,
 )
 from handful.training import TrainingSpec
 
@@ -286,27 +287,44 @@ def _check_asked(cell: _Cell, sections: Mapping[str, Any], spec: RunSpec, where:
 
     What the run says stands in for what was left open, so that recipes of another version move nothing.
     """
+    asked = dataclasses.asdict(_Sections(**cell.asked))
+    # A base goes by its name, wherever it lies; a method's knob that training names instead is not left open.
+    by_method = {knob: value for knob, value in sections["method"].items() if knob not in asked["training"]}
+    sections = {**sections, "model": cell.spec["model"], "method": by_method}
+
     def filled(given: Mapping[str, Any]) -> dict[str, Any]:
         same = [family for family in FAMILIES if given[family].get("name") == sections[family]["name"]]
         return {**given, **{family: sections[family] | given[family] for family in same}}
 
     problems: list[str] = []
-    asked = filled(dataclasses.asdict(_Sections(**cell.asked)))
+    asked = filled(asked)
     check_cell(asked, problems)
     if not problems:
-        asked["training"] = cell.spec.get("training")
+        asked["training"] = sections["training"] | asked["training"]
         gives = filled(build_member("method", asked["method"], problems).resolve(asked))
-        source, prompt, method = (
-            build_member(family, gives[family], problems) for family in ("data", "prompt", "method")
+        gives["model"] = _as_found(gives["model"], sections["model"])
+        source, model, method, prompt, protocol = (
+            build_member(family, gives[family], problems) for family in (*_FAMILIES, "prompt", "protocol")
         )
+        training = None if gives["training"] is None else build(TrainingSpec, gives["training"], "training", problems)
+    if not problems:
         dataset = data_family.load_dataset(spec.data)
         prompt = prompt_family.resolve(prompt, dataset.label_names, dataset.field_names, spec.model.context_length())
-        init_seed = None if spec.training is None else asked["init_seed"]
-        seeds = gives["seed"], spec.protocol, init_seed
-        if RunSpec(source, spec.model, prompt, method, spec.training, gives["num_labels"], *seeds) != spec:
+        seeds = gives["seed"], protocol, None if training is None else asked["init_seed"]
+        run = RunSpec(source, spec.model, prompt, method, training, gives["num_labels"], *seeds)
+        if run != spec or member_dict(model) != sections["model"]:
             problems.append(f"{canonical_json(cell.asked):.300} is not what its run does: the lock was edited")
     if problems:
         raise SpecError([f"{where}, asked: {problem}; {_WAY_OUT}" for problem in problems])
+
+
+def _as_found(asked: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """A base as asked, with what was found in place of what leaves that open: "auto", a branch on the hub."""
+    is_hub = "/" in str(asked.get("checkpoint"))
+    return {
+        knob: found.get(knob) if value == "auto" or (knob == "revision" and is_hub) else value
+        for knob, value in asked.items()
+    }
 
 
 def _located(family: str, section: Mapping[str, Any], at: Mapping[str, Any], beside: Path) -> dict[str, str]:

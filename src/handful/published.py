@@ -5,6 +5,7 @@ Knows nothing of how a study is run, or of how the two are shown.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -30,7 +31,7 @@ class PublishedRow:
             raise ValueError("accuracy is empty: give what was printed, such as { 50 = 0.91 }")
         for name, values in (("accuracy", self.accuracy), ("epochs", self.epochs)):
             for key in values:
-                if not key.isdecimal():
+                if not key.isdecimal() or key != str(int(key)):
                     raise ValueError(f"{name} is by number of labels, such as {{ 50 = 0.91 }}, got {key!r}")
         for key, value in self.accuracy.items():
             if not 0 < value < 1:
@@ -56,6 +57,9 @@ class PublishedTable:
     def __post_init__(self) -> None:
         if self.num_test < 1:
             raise ValueError(f"num_test must be at least 1, got {self.num_test}")
+        for label, count in Counter(row.label for row in self.rows).items():
+            if count > 1:
+                raise ValueError(f"{count} rows have the label {label!r}: give each one of its own")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for the plan."""

@@ -248,9 +248,9 @@ def build_published(given: Any, model: str | None, problems: list[str]) -> Publi
             where = {name: value for name, value in built.where.items() if not name.startswith("model.")}
             built = dataclasses.replace(built, where=where)
         made.append(built)
-    rest = {key: value for key, value in given.items() if key != "rows"}
-    table: PublishedTable | None = build(PublishedTable, rest, "published", problems)
-    return None if table is None or None in made else dataclasses.replace(table, rows=tuple(made))
+    whole = {**given, "rows": [row for row in made if row is not None]}
+    table: PublishedTable | None = build(PublishedTable, whole, "published", problems)
+    return None if None in made else table
 
 
 def build_claims(given: Any, problems: list[str]) -> tuple[tuple[str, str], ...]:

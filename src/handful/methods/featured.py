@@ -109,7 +109,8 @@ class FeatureTuned:
         seed: int,
     ) -> Curve:
         """Fits on every labelled text, `train` and `selection` alike; where C is open and a protocol settles it
-        (`training`), on `train`. Raises RunError with fewer than two labels.
+        (`training`), on `train`. The facts have the C that it took, and how many it looked at for that
+        (`num_penalties`). Raises RunError with fewer than two labels.
         """
         is_settled = training is not None and isinstance(self._inverse_penalty, str)
         examples = train if is_settled else [*train, *selection]
@@ -117,7 +118,7 @@ class FeatureTuned:
         if len(set(labels.tolist())) < 2:
             raise RunError(f"a logistic regression needs texts of two labels, got {len(set(labels.tolist()))}")
         self._features.fit(examples)
-        self.facts = self._features.facts
+        self.facts = {**self._features.facts, "num_penalties": 1}
         rows = self._features.transform(examples)
         if training is not None and is_settled:
             return self._along_path(rows, labels, selection, Settled.of(training))
@@ -134,6 +135,7 @@ class FeatureTuned:
         with _one_thread():
             models = {penalty: _model(penalty).fit(rows, labels) for penalty in (path if selection else path[-1:])}
         gold = np.array([example.label for example in selection])
+        self.facts = {**self.facts, "num_penalties": len(models)}
         points = []
         for done, (penalty, model) in enumerate(models.items(), start=1):
             self._take(model)
@@ -144,12 +146,11 @@ class FeatureTuned:
         if points:
             chosen = min(points, key=lambda point: point["selection_log_loss"])["inverse_penalty"]
             self._take(models[chosen])
-        if settled.rule:
-            self.facts = {**self.facts, "inverse_penalty": chosen}
         return Curve(tuple(points), chosen_by=settled.rule or ("selection log-loss" if selection else "closed form"))
 
     def _take(self, model: Any) -> None:
-        """What a fitted logistic regression knows, as weights for every label."""
+        """What a fitted logistic regression knows, as weights for every label, and for the record its C."""
+        self.facts = {**self.facts, "inverse_penalty": float(model.C)}
         weights, bias = model.coef_, model.intercept_
         if weights.shape[0] == 1:  # two labels: one row of weights, for the second
             weights, bias = np.vstack([-weights / 2, weights / 2]), np.array([-bias[0] / 2, bias[0] / 2])
@@ -183,7 +184,7 @@ class FeatureTuned:
             return _model(1.0).fit(rows, labels)
         search = GridSearchCV(_model(1.0), {"C": PENALTIES}, scoring=_likelihood, cv=parts, refit=False)
         chosen = float(search.fit(rows, labels).best_params_["C"])
-        self.facts = {**self.facts, "inverse_penalty": chosen}
+        self.facts = {**self.facts, "num_penalties": len(PENALTIES)}
         return _model(chosen).fit(rows, labels)
 
     def save(self, folder: Path) -> None:

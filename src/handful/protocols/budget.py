@@ -130,6 +130,7 @@ def cross_validate(
     chosen = int(np.argmax(means <= means[best] + error))
     return {
         "shares": [(number + 1) / CANDIDATES for number in range(CANDIDATES)],
+        **penalties_at(by_update),
         "log_loss": means.tolist(),
         "standard_error": error,
         "chosen_share": (chosen + 1) / CANDIDATES,
@@ -153,6 +154,7 @@ def hold_out(
     total = training.num_updates(len(train))
     return {
         "shares": [update / total for update in losses],
+        **penalties_at(by_update),
         "log_loss": list(losses.values()),
         "chosen_share": min(losses, key=lambda update: losses[update]) / total,
     }
@@ -176,6 +178,12 @@ def looks(
     # What stands for an update has no number of its own.
     updates = sorted(set(marks(settled.num_updates(len(train)), settled.evaluations or 1)))
     return dict(zip(updates, found, strict=False))  # patience may end it before the last
+
+
+def penalties_at(by_update: Mapping[int, Mapping[str, float]]) -> Found:
+    """Where shares stand for penalties: which."""
+    found = [point["inverse_penalty"] for point in by_update.values() if "inverse_penalty" in point]
+    return {"inverse_penalties": found} if found else {}
 
 
 def folds(train: Sequence[EncodedExample]) -> list[list[int]]:

@@ -177,17 +177,33 @@ def _row_knobs(row: Row, section: str) -> dict[str, str]:
     for number, spec in row.specs.items():
         for name, value in _knobs(spec.get(section)).items():
             by_knob.setdefault(name, {})[number] = value
-    return {name: _by_number(values) for name, values in by_knob.items()}
+    if section == "method":
+        by_knob.setdefault("inverse penalty", {}).update(_penalties(row))  # left open, the knob does not say which
+    return {name: _by_number(values) for name, values in by_knob.items() if values}
+
+
+def _penalties(row: Row) -> dict[int, str]:
+    """C of a regression at each number of labels, where the records say it."""
+    found = {
+        number: sorted({run.inverse_penalty for run in cell.runs if run.inverse_penalty is not None})
+        for number, cell in row.cells.items()
+    }
+    return {number: _all(map(_value, used)) for number, used in found.items() if used}
+
+
+def _is_settled(row: Row) -> bool:
+    """Whether its protocol has something to choose: when training ends, or a penalty that was left open."""
+    return any(spec.get("training") or spec.get("protocol") for spec in row.specs.values())
 
 
 def _protocol(summary: Summary) -> str:
-    """Its name and knobs, of the rows that train: the others choose nothing."""
+    """Its name and knobs, of the rows for which it chooses."""
     names = {
         row.label: _by_number(
             {number: _named(spec.get("protocol") or {"name": DEFAULT_PROTOCOL}) for number, spec in row.specs.items()}
         )
         for row in summary.rows
-        if row.spec.get("training")
+        if _is_settled(row)
     }
     return f"Protocol: {_of_rows(names)}." if names else ""
 
@@ -202,24 +218,27 @@ def _labels(summary: Summary) -> str:
 
 
 def _selection(summary: Summary) -> str:
-    """By which rule the update that is kept was chosen, at each number of labels, and from how many."""
+    """By which rule the update or the penalty that is kept was chosen, at each number of labels, and from how many."""
     rules = {}
     for row in summary.rows:
         chosen = {
             number: _all(dict.fromkeys(run.chosen_by for run in cell.runs if run.chosen_by))
             for number, cell in row.cells.items()
-            if row.spec.get("training") and any(run.chosen_by for run in cell.runs)
+            if _is_settled(row) and any(run.chosen_by for run in cell.runs)
         }
         if chosen:
-            rules[row.label] = _by_number(chosen) + _lengths(row.num_tried)
+            rules[row.label] = _by_number(chosen) + _tried(row)
     on_test = summary.protocol.num_chosen_on_test
-    sentences = [f"The update that is kept was chosen by: {_of_rows(rules)}."] if rules else []
+    has_penalties = any(not row.spec.get("training") for row in summary.rows if row.label in rules)
+    kept = "The update or penalty that is kept" if has_penalties else "The update that is kept"
+    sentences = [f"{kept} was chosen by: {_of_rows(rules)}."] if rules else []
     penalties = [
         f"{row.label} {extent(row.num_tried)}" for row in summary.rows
-        if not row.spec.get("training") and row.num_tried and max(row.num_tried) > 1
+        if not _is_settled(row) and row.num_tried and max(row.num_tried) > 1
     ]
     if penalties:
-        sentences.append(f"Penalties that a regression chose from, by log-loss: {'; '.join(penalties)}.")
+        told = "; ".join(penalties)
+        sentences.append(f"Penalties that a regression chose from, by log-loss over folds of its own: {told}.")
     if on_test is not None:
         sentences.append(
             f"{plural(on_test, 'run')} chose on test texts." if on_test else "No choice was made on test texts."
@@ -227,10 +246,11 @@ def _selection(summary: Summary) -> str:
     return " ".join(sentences)
 
 
-def _lengths(tried: tuple[int, int] | None) -> str:
+def _tried(row: Row) -> str:
     """", of 2 to 5 lengths of training"; empty where there was nothing to choose."""
-    low, high = tried or (1, 1)
-    return f", of {f'{low} to {high}' if low < high else high} lengths of training" if high > 1 else ""
+    low, high = row.num_tried or (1, 1)
+    noun = "lengths of training" if row.spec.get("training") else "penalties"
+    return f", of {f'{low} to {high}' if low < high else high} {noun}" if high > 1 else ""
 
 
 def _recipes(summary: Summary) -> str:

@@ -59,6 +59,7 @@ __all__ = [
     "Told",
     "Unfinished",
     "problems_of_plan",
+    "rows_of_plan",
     "summarise",
 ]
 
@@ -160,14 +161,19 @@ def summarise(folder: StudyFolder) -> Summary:
     )
 
 
+def rows_of_plan(plan: Mapping[str, Any]) -> tuple[Row, ...]:
+    """The rows that the study will have, labelled as its report labels them. plan: as `StudyFolder.plan` gives it."""
+    planned = plan["cells"]
+    return make_rows(planned, _columns(planned), {cell["spec_id"]: Outcome(None, None) for cell in planned})
+
+
 def problems_of_plan(plan: Mapping[str, Any], is_other_base: bool = False) -> list[str]:
     """What of a plan's claims and of the table that it quotes can meet no rows of the study, before anything has run.
 
     plan: as `StudyFolder.plan` gives it. is_other_base: one base stands in for all that the study names, so rows that
     only their bases told apart may be one by now.
     """
-    planned = plan["cells"]
-    rows = make_rows(planned, _columns(planned), {cell["spec_id"]: Outcome(None, None) for cell in planned})
+    rows = rows_of_plan(plan)
     _, problems = pairs_of(plan.get("claims") or (), rows)
     return [*problems, *problems_of_published(plan.get("published"), rows, is_other_base)]
 

@@ -105,6 +105,7 @@ def make_run(spec_id: str, seed: int | None, outcome: Outcome, init_seed: int | 
         num_texts_cut=whole(record.facts, "num_texts_cut"),
         init_seed=init_seed,
         chosen_by=str(record.curve.get("chosen_by") or ""),
+        inverse_penalty=number(record.learned, "inverse_penalty"),
     )
 
 

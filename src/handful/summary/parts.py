@@ -46,7 +46,8 @@ class Run:
 
     seed: None when the run reads neither labels nor a seed. init_seed: of the start, None where that is `seed`, too.
     chosen_update: the update that was kept, chosen_by: in the words of the record, "" where it says nothing.
-    curve: the measured updates, in order. num_train, num_selection, num_test, num_texts_cut: texts.
+    curve: the measured updates, in order. num_train, num_selection, num_test, num_texts_cut: texts. inverse_penalty: C
+    of a regression.
     """
 
     spec_id: str
@@ -70,6 +71,7 @@ class Run:
     num_texts_cut: int | None = None
     init_seed: int | None = None
     chosen_by: str = ""
+    inverse_penalty: float | None = None
 
     @property
     def num_texts(self) -> int | None:

@@ -30,6 +30,7 @@ from handful.summary.plain import (
     reads_labels,
     reads_test,
     seed_of,
+    whole,
     without_cell_axes,
 )
 
@@ -37,7 +38,8 @@ LONGEST_VALUE = 40
 """Characters of a knob's value that a row label shows; an instruction can be a paragraph."""
 
 OWN_PENALTIES = 9
-"""Values of C that a regression's own cross-validation tries; its record names the one it took, `inverse_penalty`."""
+"""Values of C that a regression's own cross-validation tried, for records of before they said so (`num_penalties`):
+those name an `inverse_penalty` only where one was chosen."""
 
 
 def make_rows(
@@ -88,7 +90,8 @@ def _num_tried(record: RunRecord) -> int:
             return shares
     looks = {"selection_log_loss", "test_log_loss"}
     looked = sum(not looks.isdisjoint(point) for point in record.curve.get("points", ()))
-    return looked or (OWN_PENALTIES if "inverse_penalty" in record.learned else 1)
+    of_before = OWN_PENALTIES if "inverse_penalty" in record.learned else 1
+    return looked or whole(record.learned, "num_penalties") or of_before
 
 
 def _make_cells(

@@ -334,9 +334,10 @@ def published_sentences(summary: Summary) -> list[str]:
             "" if apart else f" So nowhere can {published.num_test:,} texts tell their columns apart: their order may "
             "be chance."
         )
+        seeds = " What another seed would change is in none of these numbers." if any(published.columns) else ""
         sentences.append(
             f"Between their own columns, taken as fixed classifiers with independent errors on {published.num_test:,} "
-            f"texts: {'; '.join(parts)}.{verdict} What another seed would change is in none of these numbers."
+            f"texts: {'; '.join(parts)}.{verdict}{seeds}"
         )
     return sentences
 

@@ -232,7 +232,7 @@ def long_examples() -> list[EncodedExample]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are kept on Linux")
-@pytest.mark.parametrize("hides", [True, False])
+@pytest.mark.parametrize("hides", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_real_limit_with_a_text_of_3000_tokens(hides: bool) -> None:
     """The process may take 0.8 times what the activations of the long text need. hides: the engine is told that
     there is plenty, and learns by running out.

@@ -97,9 +97,12 @@ def _paired(first: str, second: str, rows: Sequence[Row]) -> tuple[list[tuple[Ro
 
 def _of_own_protocol(pairs: Sequence[tuple[Row, Row]]) -> list[tuple[Row, Row]]:
     """The pairs without those of a row that reads no protocol and one that has a rival of its own protocol."""
-    own = [pair for pair in pairs if all("protocol" in _setting(row) for row in pair)]
-    served = {row.label for pair in own for row in pair}
-    return [pair for pair in pairs if pair in own or not any(row.label in served for row in pair)]
+
+    def both_read(pair: tuple[Row, Row]) -> bool:
+        return all("protocol" in _setting(row) for row in pair)
+
+    served = {row.label for pair in pairs if both_read(pair) for row in pair}
+    return [pair for pair in pairs if both_read(pair) or not any(row.label in served for row in pair)]
 
 
 def _rows_named(name: str, rows: Sequence[Row]) -> list[Row]:
